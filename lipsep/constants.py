@@ -1,0 +1,5 @@
+"""The grids on which everything meets: 16 kHz audio, 25 fps video, 640 samples per video frame."""
+
+SAMPLE_RATE = 16_000  # Hz, mono
+FPS = 25  # video frames per second
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640

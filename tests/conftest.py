@@ -1,0 +1,20 @@
+"""Shared fixtures. Tests that need the optional data folder beside the checkout skip with a reason where it is absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference tensors, clips and corpora: $LIPSEP_SHARED, or `shared/` beside the checkout."""
+    folder = Path(os.environ.get("LIPSEP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}: set LIPSEP_SHARED to its folder to run this test")
+    return folder

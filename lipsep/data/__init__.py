@@ -1,0 +1,1 @@
+"""Data: corpora on disk -> talking clips -> mixtures -> batches."""

@@ -1,0 +1,150 @@
+"""Dynamic mixing: two talking clips become one mixture that only the lips can take apart.
+
+A network that may separate by the sound of the voices will not look at the lips. So a good part of the mixtures holds
+one talker against himself, and every mixture is asked twice, once with each mouth: the same sound must give two
+different answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
+from lipsep.data.clips import MOUTH_POINTS, TalkingClip, TalkingClips
+from lipsep.data.pace import change_pace
+from lipsep.lips import draw_mouth, normalise_picture
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    """How mixtures are drawn; the defaults made the weights that ship."""
+
+    segment_s: float = 2.0
+    gain_db: float = 5.0  # the two voices lie within -gain_db..gain_db of each other
+    filmed_pairs: float = 0.4  # share of mixtures of two filmed clips (one talker against himself)
+    crossed_pairs: float = 0.2  # share of mixtures of a filmed clip with an unfilmed voice; the rest: two unfilmed
+    same_pace: float = 0.5  # among filmed pairs: both at one pace, so that the voices are alike
+    pace: tuple[float, float] = (0.8, 1.25)
+    noise: float = 0.25  # share of mixtures with noise
+    noise_snr_db: tuple[float, float] = (5.0, 20.0)
+    mouth_scale: float = 0.15  # relative spread of the mouth's size, per axis
+    mouth_motion: tuple[float, float] = (0.7, 1.4)  # how strongly the mouth moves against the talker's own
+    mouth_turn_deg: float = 8.0
+    mouth_shift: float = 0.05  # of the picture
+    mouth_shape: float = 0.02  # of the picture: another talker's resting mouth
+    mouth_jitter: float = 0.004  # of the picture: landmark noise per frame
+    dropped: float = 0.1  # share of examples in which a stretch of up to 0.4 s shows no mouth
+
+
+class Mixtures(Dataset):
+    """Endless training mixtures; item `i` of epoch `e` depends on the seed, `e` and `i` only, so that a resumed run
+    sees what an uninterrupted one would have seen.
+
+    Item: ``mixture (2, T)``, ``lips (2, F, S, S)``, ``sources (2, 1, T)``: one mixture asked with both mouths.
+    """
+
+    def __init__(
+        self,
+        filmed: TalkingClips,
+        unfilmed: TalkingClips | None,
+        noises: np.ndarray | None,
+        config: MixingConfig,
+        picture_size: int,
+        n_items: int,
+        seed: int,
+        epoch: int = 0,
+    ):
+        """
+        Args:
+            filmed, unfilmed: clips with real mouths, and with mouths made from the sound.
+            noises: (T,) int16, all noises end to end, or None.
+            picture_size: S, from the model's lip recipe.
+            n_items: mixtures per epoch.
+        """
+        self.filmed, self.unfilmed, self.noises = filmed, unfilmed, noises
+        self.config, self.picture_size = config, picture_size
+        self.n_items, self.seed, self.epoch = n_items, seed, epoch
+        self.n_frames = round(config.segment_s * SAMPLE_RATE / SAMPLES_PER_FRAME)
+
+    def __len__(self) -> int:
+        return self.n_items
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        if index >= self.n_items:
+            raise IndexError(index)
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        (first, first_pace), (second, second_pace) = self._draw_pair(rng)
+        voices, pictures = [], []
+        for clip, pace in ((first, first_pace), (second, second_pace)):
+            voice, mouth = change_pace(clip, pace, self.n_frames, rng)
+            voices.append(voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4))
+            pictures.append(self._film(mouth, rng))
+        gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
+        sources = np.stack([voices[0] * gain, voices[1]])  # (2, T)
+        mixture = sources.sum(0)
+        if self.noises is not None and rng.random() < self.config.noise:
+            mixture = mixture + self._noise(mixture, rng)
+        level = 0.1 / (np.sqrt(np.mean(np.square(mixture))) + 1e-8)  # a recording's usual level
+        mixture, sources = mixture * level, sources * level
+        return (
+            torch.from_numpy(np.stack([mixture, mixture]).astype(np.float32)),
+            torch.from_numpy(np.stack(pictures)),
+            torch.from_numpy(sources[:, None].astype(np.float32)),
+        )
+
+    def _draw_pair(self, rng: np.random.Generator) -> tuple[tuple[TalkingClip, float], tuple[TalkingClip, float]]:
+        """Two clips of different sentences, each with its pace."""
+        kind = rng.random()
+        paces = rng.uniform(*self.config.pace, size=2)
+        if self.unfilmed is None or kind < self.config.filmed_pairs:
+            first, second = rng.choice(len(self.filmed), 2, replace=False)
+            if rng.random() < self.config.same_pace:
+                paces[1] = paces[0]
+            return (self.filmed[first], paces[0]), (self.filmed[second], paces[1])
+        second = self.unfilmed[int(rng.integers(len(self.unfilmed)))]
+        if kind < self.config.filmed_pairs + self.config.crossed_pairs:
+            first = self.filmed[int(rng.integers(len(self.filmed)))]
+        else:
+            first = self.unfilmed[int(rng.integers(len(self.unfilmed)))]
+            if first.name == second.name:  # another stretch of one utterance: a voice against itself
+                paces[1] = paces[0]
+        return (first, paces[0]), (second, paces[1])
+
+    def _film(self, mouth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Mouth points (F, 20, 2) -> augmented, normalised pictures (F, S, S)."""
+        c = self.config
+        rest = mouth.mean(0)
+        shape = rng.normal(0, c.mouth_shape, 2) + rng.normal(0, c.mouth_shape / 2, (MOUTH_POINTS, 2))
+        motion = (mouth - rest) * rng.uniform(*c.mouth_motion)
+        turn = np.deg2rad(rng.uniform(-c.mouth_turn_deg, c.mouth_turn_deg))
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        scale = rng.uniform(1 - c.mouth_scale, 1 + c.mouth_scale, 2)
+        if rng.random() < 0.5:
+            scale[0] = -scale[0]  # mirrored
+        centre = rest.mean(0)
+        points = (rest + shape + motion - centre) * scale @ rotation.T + centre
+        points = points + rng.uniform(-c.mouth_shift, c.mouth_shift, 2)
+        points = points + rng.normal(0, c.mouth_jitter, mouth.shape)
+        pictures = normalise_picture(draw_mouth(points.astype(np.float32), self.picture_size))
+        if rng.random() < c.dropped:
+            start = int(rng.integers(self.n_frames))
+            pictures[start : start + int(rng.integers(1, 11))] = 0
+        return pictures
+
+    def _noise(self, mixture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        start = int(rng.integers(len(self.noises) - len(mixture)))
+        noise = self.noises[start : start + len(mixture)].astype(np.float32)
+        power = np.mean(np.square(noise)) + 1e-4
+        snr_db = rng.uniform(*self.config.noise_snr_db)
+        return noise * np.sqrt(np.mean(np.square(mixture)) / power) * 10 ** (-snr_db / 20)
+
+
+def collate(items: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Stack pairs into one batch: mixture (2B, T), lips (2B, F, S, S), sources (2B, 1, T)."""
+    mixture, lips, sources = zip(*items, strict=True)
+    return torch.cat(mixture), torch.cat(lips), torch.cat(sources)

@@ -1,0 +1,1 @@
+"""Evaluation: metrics on one utterance, tables over many."""

@@ -1,0 +1,19 @@
+"""Training: a recipe goes in, a folder with weights, settings and scores comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def train(recipe_path: str | Path, *, resume: bool = True) -> Path:
+    """Run a recipe to its end and return the folder of the exported model (hub layout).
+
+    A run that was cut off goes on from its last checkpoint unless `resume` is False.
+
+    Raises:
+        ModelError: the recipe is unreadable or names what does not exist.
+        MediaError: a corpus that the recipe names is not there.
+    """
+    from lipsep.training.run import run_recipe
+
+    return run_recipe(Path(recipe_path), resume=resume)

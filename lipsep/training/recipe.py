@@ -1,0 +1,108 @@
+"""Recipes: what a training run is made of, as YAML checked before anything starts.
+
+A recipe may name another in `extends`; it then says only what differs. Paths are relative to the recipe's folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lipsep.errors import ModelError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelPart(_Strict):
+    """Which network, and what differs from its registered configuration."""
+
+    name: str
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    initial_weights: str | None = None  # a model folder to start from; its sizes must fit
+
+
+class DataPart(_Strict):
+    """Which corpora, and how they are mixed (`lipsep.data.mixing.MixingConfig`)."""
+
+    filmed: Path  # folder of video clips, one talker in each picture
+    filmed_test_prefixes: tuple[str, ...]  # names that begin so are never trained on
+    filmed_validation_prefixes: tuple[str, ...]
+    unfilmed: Path | None = None  # folder of speech files; names begin with the talker's id and '-'
+    noises: Path | None = None  # folder of noise files; names begin with the class and '_'
+    prepared: Path  # where prepared corpora are kept
+    mixing: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingPart(_Strict):
+    """How long, how fast; Adam throughout, as in the papers."""
+
+    loss: Literal["si_snr", "snr"]
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    batch_mixtures: int  # each asked with both mouths, so the batch is twice as large
+    steps_per_epoch: int
+    epochs: int  # the learning rate falls to zero along a half cosine over all of them
+    clip_norm: float = 5.0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    validation_mixtures: int = 100
+    workers: int = 1
+    seed: int = 0
+
+
+class Recipe(_Strict):
+    """A complete training run."""
+
+    model: ModelPart
+    data: DataPart
+    training: TrainingPart
+    output: Path  # run folder: checkpoints, logs, exported model
+    provenance: str  # one sentence for the model card: what the weights were trained on
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read, merge `extends`, check, and make paths absolute.
+
+    Raises:
+        ModelError: unreadable file, unknown or missing key, wrong type; the message names the key.
+    """
+    merged = _read(path)
+    try:
+        recipe = Recipe.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"recipe {path}: {where}: {first['msg']}") from None
+    return recipe
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"recipe {path} cannot be read: {reason}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"recipe {path} holds no settings; see recipes/ for examples")
+    base = content.pop("extends", None)
+    _resolve_paths(content, path.parent)
+    return _merge(_read(path.parent / base), content) if base else content
+
+
+def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
+    data = content.get("data", {})
+    for part, keys in ((data, ("filmed", "unfilmed", "noises", "prepared")), (content, ("output",))):
+        for key in keys:
+            if isinstance(part.get(key), str):
+                part[key] = (folder / part[key]).resolve()
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+    return merged

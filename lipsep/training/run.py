@@ -1,0 +1,104 @@
+"""From a recipe to an exported model: prepare the corpora, train with checkpoints, export what was best."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from rich.console import Console
+
+from lipsep.checkpoints import load_model, save_model
+from lipsep.data.clips import TalkingClips
+from lipsep.data.mixing import Mixtures, MixingConfig
+from lipsep.data.prepare import filmed_corpus, noise_corpus, unfilmed_corpus
+from lipsep.errors import ModelError
+from lipsep.lips import lip_recipe
+from lipsep.losses import LEVEL_KEEPING_LOSSES
+from lipsep.models import create_model
+from lipsep.training.recipe import Recipe, load_recipe
+from lipsep.training.separation import MixtureFeed, SeparationTraining
+
+
+def run_recipe(path: Path, resume: bool) -> Path:
+    """Train what the recipe says; see `lipsep.training.train`."""
+    recipe = load_recipe(path)
+    settings = recipe.training
+    lightning.seed_everything(settings.seed, verbose=False)
+    model = create_model(recipe.model.name, **recipe.model.overrides)
+    if recipe.model.initial_weights:
+        model.load_state_dict(load_model(recipe.model.initial_weights).state_dict())
+    feed = prepare_feed(recipe, lip_recipe(model.lip_recipe).size)
+    module = SeparationTraining(model, settings)
+    checkpoints = ModelCheckpoint(recipe.output / "checkpoints", filename="{epoch}", save_last=True, save_top_k=0)
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=settings.precision,
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.clip_norm,
+        reload_dataloaders_every_n_epochs=1,  # the mixtures of an epoch depend on its number
+        num_sanity_val_steps=0,
+        logger=CSVLogger(recipe.output, name="", version="log"),
+        callbacks=[checkpoints, LearningRateMonitor()],
+        log_every_n_steps=20,
+        enable_model_summary=False,
+    )
+    last = recipe.output / "checkpoints" / "last.ckpt"
+    trainer.fit(module, feed, ckpt_path=str(last) if resume and last.is_file() else None, weights_only=True)
+    scores = {name: round(float(value), 3) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
+    folder = recipe.output / "model"
+    save_model(
+        model,
+        folder,
+        {
+            "keeps_level": settings.loss in LEVEL_KEEPING_LOSSES,
+            "provenance": recipe.provenance,
+            "validation": scores,
+            "recipe": path.name,
+        },
+    )
+    return folder
+
+
+def prepare_feed(recipe: Recipe, picture_size: int) -> MixtureFeed:
+    """The recipe's corpora as training and validation mixtures; prepares on disk what is not there yet."""
+    data, settings = recipe.data, recipe.training
+    with Console(stderr=True).status("preparing corpora") as status:
+
+        def hook(step: str, completed: int, total: int | None) -> None:
+            status.update(f"preparing corpora: {step} {completed}/{total}")
+
+        filmed = filmed_corpus(data.filmed, data.prepared, hook)
+        training, validation = split_by_prefix(filmed, data.filmed_test_prefixes, data.filmed_validation_prefixes)
+        unfilmed = unfilmed_corpus(data.unfilmed, training, data.prepared, hook) if data.unfilmed else None
+        noises = noise_corpus(data.noises, hook) if data.noises else None
+    known = {field.name for field in dataclasses.fields(MixingConfig)}
+    if unknown := set(data.mixing) - known:
+        raise ModelError(f"recipe: data.mixing has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+    mixing = MixingConfig(**data.mixing)
+    plain = MixingConfig(
+        segment_s=mixing.segment_s, filmed_pairs=1.0, crossed_pairs=0.0, pace=(1.0, 1.0), noise=0.0, mouth_scale=0.0,
+        mouth_motion=(1.0, 1.0), mouth_turn_deg=0.0, mouth_shift=0.0, mouth_shape=0.0, mouth_jitter=0.0, dropped=0.0,
+    )  # fmt: skip
+    n_items = settings.steps_per_epoch * settings.batch_mixtures
+    return MixtureFeed(
+        Mixtures(training, unfilmed, noises, mixing, picture_size, n_items, settings.seed),
+        Mixtures(validation, None, None, plain, picture_size, settings.validation_mixtures, seed=settings.seed + 1),
+        settings,
+    )
+
+
+def split_by_prefix(
+    clips: TalkingClips, test_prefixes: tuple[str, ...], validation_prefixes: tuple[str, ...]
+) -> tuple[TalkingClips, TalkingClips]:
+    """Training and validation clips; those whose names begin with a test prefix are in neither."""
+    kept = [index for index, name in enumerate(clips.names) if not name.startswith(test_prefixes)]
+    validation = [index for index in kept if clips.names[index].startswith(validation_prefixes)]
+    training = sorted(set(kept) - set(validation))
+    if len(training) < 2 or len(validation) < 2:
+        raise ModelError(f"recipe: {len(training)} clips to train on and {len(validation)} to validate; needs 2 of each")
+    return clips.select(training), clips.select(validation)

@@ -1,0 +1,1 @@
+"""Video encoders: lip pictures in, one feature vector per video frame out."""

@@ -1,0 +1,270 @@
+"""DP-LipCoder: the dual-path video encoder of Dolphin, and its two halves.
+
+Li et al., "Dolphin: Efficient Audio-Visual Speech Separation with Discrete Lip Semantics and Hierarchical Top-Down
+Attention", arXiv 2509.23610. The building blocks follow MAGVIT-v2 (Yu et al. 2023). Two paths of the same shape read the
+same lip pictures: the semantic path ends in a vector quantiser, whose codes were distilled from AV-HuBERT; the
+reconstruction path keeps the appearance. Their sum is the visual feature. With the published sizes: 781,818 parameters,
+of which 640,685 semantic (499,552 of them projections of the quantiser) and 141,133 reconstruction.
+
+Where paper and published code differ, the code is followed: the squeeze-excite has max(16, C / 2) hidden units, the
+first attention is linear (second-order Taylor expansion of exp), the convolutions look into the future.
+
+Pictures are stored channels-last, (B, F, H, W, C): linear maps, norms and attention then need no transpose.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipsep.encoders.vector_quantizer import Quantized, VectorQuantizer
+from lipsep.errors import ModelError
+
+PUBLISHED_LAYERS = (
+    "residual",
+    "compress_space",
+    "consecutive_residual",
+    "compress_space",
+    "consecutive_residual",
+    "linear_attend_space",
+    "compress_space",
+    "consecutive_residual",
+    "attend_space",
+)
+LINEAR_HEADS, LINEAR_HEAD_DIM = 16, 8
+HEADS, HEAD_DIM, N_MEMORY = 8, 32, 4
+FEED_FORWARD_MULT = 4
+
+
+class Conv3d(nn.Conv3d):
+    """A 3-D convolution that keeps the size. Shape: (B, F, H, W, C) -> (B, F, H, W, C')."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
+        super().__init__(c_in, c_out, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(-1, 1)).movedim(1, -1)
+
+
+class SqueezeExcite(nn.Module):
+    """Gate the channels of each frame by an attention-pooled summary of the frame.
+
+    The last bias starts at `gate_bias`: at the published -10 the gates start at 4.5e-5, so that residual units start as
+    identities. Shape: (B, F, H, W, C) -> (B, F, H, W, C).
+    """
+
+    def __init__(self, channels: int, gate_bias: float) -> None:
+        super().__init__()
+        hidden = max(16, channels // 2)
+        self.attend = nn.Linear(channels, 1)
+        self.squeeze = nn.Linear(channels, hidden)
+        self.excite = nn.Linear(hidden, channels)
+        nn.init.zeros_(self.excite.weight)
+        nn.init.constant_(self.excite.bias, gate_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2, 3)  # (B, F, H * W, C)
+        weights = self.attend(pixels).softmax(2)  # (B, F, H * W, 1)
+        summary = (weights.transpose(2, 3) @ pixels).squeeze(2)  # (B, F, C)
+        gates = torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(summary), 0.1)))
+        return x * gates[:, :, None, None]
+
+
+class ResidualUnit(nn.Module):
+    """3x3x3 convolution, pointwise convolution, squeeze-excite, added to the input."""
+
+    def __init__(self, channels: int, gate_bias: float) -> None:
+        super().__init__()
+        self.conv = Conv3d(channels, channels, 3)
+        self.pointwise = nn.Linear(channels, channels)
+        self.gate = SqueezeExcite(channels, gate_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gate(F.elu(self.pointwise(F.elu(self.conv(x)))))
+
+
+class CompressSpace(nn.Module):
+    """Halve the picture with a strided 3x3 convolution. Shape: (B, F, H, W, C) -> (B, F, H / 2, W / 2, C')."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.flatten(0, 1).movedim(-1, 1)  # (B * F, C, H, W), channels-last in memory
+        return self.conv(frames).movedim(1, -1).unflatten(0, x.shape[:2])
+
+
+class RMSNorm(nn.Module):
+    """Scale the channel vector of each pixel to length sqrt(C), then one gain per channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1) * (self.gain * len(self.gain) ** 0.5)
+
+
+class LinearSpaceAttention(nn.Module):
+    """Attention among the pixels of a frame with exp(s) replaced by 1 + s + s^2 / 2, hence linear in the pixels.
+
+    Taylor features of a head: 1, its 8 numbers, and their 36 products (each mixed product counted twice).
+    Shape: (B, F, H, W, C) -> same, added to the input.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = LINEAR_HEADS * LINEAR_HEAD_DIM
+        self.norm = RMSNorm(channels)
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_kv = nn.Linear(channels, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, channels, bias=False)
+        rows, columns = torch.triu_indices(LINEAR_HEAD_DIM, LINEAR_HEAD_DIM)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+        self.register_buffer("counts", torch.where(rows == columns, 0.5, 1.0).sqrt(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.norm(x).flatten(0, 1).flatten(1, 2)  # (B * F, N, C) with N = H * W
+        q, k, v = (
+            part.unflatten(-1, (LINEAR_HEADS, LINEAR_HEAD_DIM)).transpose(1, 2)  # (B * F, heads, N, 8)
+            for part in (self.to_q(pixels), *self.to_kv(pixels).chunk(2, dim=-1))
+        )
+        q, k = self._taylor(q * LINEAR_HEAD_DIM**-0.5), self._taylor(k)  # (B * F, heads, N, 45)
+        v = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)  # the ones give the normaliser
+        out = q @ (k.transpose(2, 3) @ v)  # (B * F, heads, N, 9)
+        out = out[..., :-1] / out[..., -1:].clamp(min=1e-5)
+        return x + self.to_out(out.transpose(1, 2).flatten(2)).view_as(x)
+
+    def _taylor(self, x: Tensor) -> Tensor:
+        squares = x[..., self.rows] * x[..., self.columns] * self.counts
+        return torch.cat([torch.ones_like(x[..., :1]), x, squares], dim=-1)
+
+
+class SpaceAttention(nn.Module):
+    """Attention among the pixels of a frame and a few learned memory slots. Shape: (B, F, H, W, C) -> same, residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(channels)
+        self.to_qkv = nn.Linear(channels, 3 * HEADS * HEAD_DIM, bias=False)
+        self.memory = nn.Parameter(torch.randn(2, HEADS, N_MEMORY, HEAD_DIM))  # keys, values
+        self.to_out = nn.Linear(HEADS * HEAD_DIM, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.norm(x).flatten(0, 1).flatten(1, 2)  # (B * F, N, C)
+        q, k, v = self.to_qkv(pixels).unflatten(-1, (3, HEADS, HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        memory = self.memory[:, None].expand(-1, len(pixels), -1, -1, -1)
+        k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)  # (B * F, heads, 4 + N, 32)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return x + self.to_out(out.transpose(1, 2).flatten(2)).view_as(x)
+
+
+class FeedForward(nn.Module):
+    """Pixel-wise gated feed-forward network (GEGLU), added to its input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = int(channels * FEED_FORWARD_MULT * 2 / 3)
+        self.norm = RMSNorm(channels)
+        self.expand = nn.Linear(channels, 2 * inner)
+        self.contract = nn.Linear(inner, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.expand(self.norm(x)).chunk(2, dim=-1)
+        return x + self.contract(value * F.gelu(gate))
+
+
+class LipPath(nn.Module):
+    """One path: pictures become one small map of features per frame.
+
+    Shape: (B, F, S, S) -> (B, F, S / 2^n, S / 2^n, C) with n `compress_space` layers (S is rounded up at each), where C
+    doubles at each from `init_channels` up to `max_channels`.
+    """
+
+    def __init__(self, layers: tuple[str, ...], init_channels: int, max_channels: int, gate_bias: float) -> None:
+        super().__init__()
+        channels = init_channels
+        self.conv_in = Conv3d(1, channels, 7)
+        self.layers = nn.ModuleList()
+        for kind in layers:
+            if kind == "residual":
+                layer: nn.Module = ResidualUnit(channels, gate_bias)
+            elif kind == "consecutive_residual":
+                layer = nn.Sequential(ResidualUnit(channels, gate_bias), ResidualUnit(channels, gate_bias))
+            elif kind == "compress_space":
+                wider = min(2 * channels, max_channels)
+                layer, channels = CompressSpace(channels, wider), wider
+            elif kind == "linear_attend_space":
+                layer = nn.Sequential(LinearSpaceAttention(channels), FeedForward(channels))
+            elif kind == "attend_space":
+                layer = nn.Sequential(SpaceAttention(channels), FeedForward(channels))
+            else:
+                raise ModelError(f"unknown video layer '{kind}'; known: {', '.join(dict.fromkeys(PUBLISHED_LAYERS))}")
+            self.layers.append(layer)
+        self.norm = nn.LayerNorm(channels)
+        self.channels = channels
+
+    def forward(self, lips: Tensor) -> Tensor:
+        x = self.conv_in(lips.unsqueeze(-1))  # (B, F, S, S, C)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+    def feature_dim(self, lip_size: int) -> int:
+        """Features per frame for square pictures of `lip_size`."""
+        side = lip_size
+        for layer in self.layers:
+            side = (side + 1) // 2 if isinstance(layer, CompressSpace) else side
+        return self.channels * side * side
+
+
+def as_features(maps: Tensor) -> Tensor:
+    """Flatten each frame's map in the order channel, row, column: (B, F, h, w, C) -> (B, F, C * h * w)."""
+    return maps.movedim(-1, 2).flatten(2)
+
+
+class DPLipCoder(nn.Module):
+    """Both paths (`dp_lipcoder`), or one of them alone for ablations: `lipcoder` (semantic), `reconstruction`.
+
+    Shape: lips (B, F, S, S), normalised -> features (B, F, feature_dim). The quantiser's last result stays in
+    `last_quantized` while training, for the commitment loss.
+    """
+
+    def __init__(
+        self,
+        kind: str = "dp_lipcoder",
+        lip_size: int = 88,
+        layers: tuple[str, ...] = PUBLISHED_LAYERS,
+        init_channels: int = 4,
+        max_channels: int = 32,
+        gate_bias: float = -10.0,
+        n_codes: int = 256,
+        code_dim: int = 64,
+    ) -> None:
+        super().__init__()
+        if kind not in ("dp_lipcoder", "lipcoder", "reconstruction"):
+            raise ModelError(f"unknown video encoder '{kind}'; known: dp_lipcoder, lipcoder, reconstruction")
+        self.semantic = self.quantizer = self.reconstruction = None
+        if kind != "reconstruction":
+            self.semantic = LipPath(layers, init_channels, max_channels, gate_bias)
+        if kind != "lipcoder":
+            self.reconstruction = LipPath(layers, init_channels, max_channels, gate_bias)
+        path = self.semantic or self.reconstruction
+        self.feature_dim = path.feature_dim(lip_size)
+        if self.semantic is not None:
+            self.quantizer = VectorQuantizer(self.feature_dim, n_codes, code_dim)
+        self.last_quantized: Quantized | None = None
+
+    def forward(self, lips: Tensor) -> Tensor:
+        features = None
+        if self.semantic is not None:
+            quantized = self.quantizer(as_features(self.semantic(lips)))
+            self.last_quantized = quantized if self.training else None
+            features = quantized.features
+        if self.reconstruction is not None:
+            appearance = as_features(self.reconstruction(lips))
+            features = appearance if features is None else features + appearance
+        return features

@@ -1,0 +1,72 @@
+"""The contract that every separation model keeps."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
+from lipsep.errors import ModelError
+
+
+class SeparationModel(nn.Module):
+    """Separates voices by watching lips: `forward(mixture, lips) -> estimates`, as long as the mixture.
+
+    Shape: mixture (B, T) float at 16 kHz; lips (B, F, H, W) grey at 25 fps, normalised as the lip recipe says, or
+    (B, n_src, F, H, W) where `faces_at_once`; estimates (B, n_src, T).
+    """
+
+    sample_rate: ClassVar[int] = SAMPLE_RATE
+    faces_at_once: ClassVar[bool] = False
+    """False: one face per pass, n_src = 1. True: all faces together."""
+    dead_parameters: ClassVar[tuple[str, ...]] = ()
+    """Shell-style patterns of parameters that the published code creates but that never influence the output."""
+
+    def __init__(self, config: Any, *, lip_recipe: str, keeps_level: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.name = type(self).__name__.lower()
+        self.lip_recipe = lip_recipe
+        self.keeps_level = keeps_level
+        """True where training taught the output to have the level that the voice has in the mixture."""
+
+    def prepare_for_inference(self) -> SeparationModel:
+        """Switch to evaluation mode and let layers precompute what fixed weights allow; outputs stay the same."""
+        self.eval()
+        for module in self.modules():
+            if module is not self and hasattr(module, "prepare_for_inference"):
+                module.prepare_for_inference()
+        return self
+
+    def check_inputs(self, mixture: Tensor, lips: Tensor, lip_size: int) -> None:
+        """Refuse shapes that would be silently misaligned.
+
+        Raises:
+            ModelError: a wrong number of dimensions, batch, picture size, or a number of frames that is more than two
+                frames (80 ms) away from `T / 640`.
+        """
+        lips_form = "(B, n_src, F, H, W)" if self.faces_at_once else "(B, F, H, W)"
+        if mixture.ndim != 2 or lips.ndim != (5 if self.faces_at_once else 4) or len(mixture) != len(lips):
+            raise ModelError(
+                f"got mixture {tuple(mixture.shape)} and lips {tuple(lips.shape)}; "
+                f"{self.name} needs mixture (B, T) and lips {lips_form} with the same B"
+            )
+        n_samples, n_frames = mixture.shape[-1], lips.shape[-3]
+        if lips.shape[-2:] != (lip_size, lip_size):
+            raise ModelError(
+                f"got lips of {lips.shape[-2]}x{lips.shape[-1]}; {self.name} needs {lip_size}x{lip_size}, "
+                f"as the lip recipe '{self.lip_recipe}' makes them"
+            )
+        if n_samples < 1 or n_frames < 1 or abs(n_frames - n_samples / SAMPLES_PER_FRAME) > 2:
+            raise ModelError(
+                f"got {n_samples} samples with {n_frames} video frames; {self.name} needs one frame per "
+                f"{SAMPLES_PER_FRAME} samples (25 fps at 16 kHz): crop or pad one of them"
+            )
+
+    @staticmethod
+    def fit_length(estimates: Tensor, n_samples: int) -> Tensor:
+        """Crop the end, or pad it with zeros, to `n_samples`: (..., T') -> (..., n_samples)."""
+        missing = n_samples - estimates.shape[-1]
+        return estimates[..., :n_samples] if missing <= 0 else torch.nn.functional.pad(estimates, (0, missing))

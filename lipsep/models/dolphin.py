@@ -1,0 +1,531 @@
+"""Dolphin: discrete lip semantics and global-local attention for audio-visual speech separation.
+
+Kai Li et al., "Dolphin: Efficient Audio-Visual Speech Separation with Discrete Lip Semantics and Hierarchical Top-Down
+Attention", arXiv 2509.23610. Checked against golden tensors of the published code (JusperLee/Dolphin, commit 5a4e5e8).
+
+Published figures: 7,000,448 parameters, 781,818 of them in the video encoder; 10.89 G MACs for 1 s (the paper's count
+leaves out the cosine transforms: executed as published 52.8 G, as here about 11 G); LRS2-2Mix 16.8 dB SI-SNRi.
+
+Where paper and code differ, this file follows the code, because the published weights need it:
+- direct mapping (the code's default); attention heads have C / 8 dimensions; every sub-block has a LayerScale;
+- coarse self-attention: average pooling down, nearest up, a sigmoid gate on the branch, learned relative positions;
+- the top level pools to T / 2^(Q-1), and its attention replaces its input instead of being added to it;
+- heat-diffusion attention: no norm before it, a layer norm after the diffusion, followed by a depthwise convolution of
+  65 taps; its input projection is grouped, so that the diffused half comes from the first half of the channels;
+- top-down attention: all embeddings are heat-diffusion operators; visual fusion has no self-attention;
+- audio-visual fusion uses K = 1.
+Two slips of the code are kept where `as_published` is set: a `k` branch in every heat operator that is never used, and
+in the visual fusion a step that takes the finer map in place of the coarsest one, which is computed and thrown away.
+
+Sequences are stored (B, T, C) throughout; see layers/channels_last.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipsep.encoders.dp_lipcoder import PUBLISHED_LAYERS, DPLipCoder
+from lipsep.errors import ModelError
+from lipsep.models.base import SeparationModel
+from lipsep.models.layers.channels_last import (
+    BatchNorm,
+    DepthwiseConv,
+    GlobalNorm,
+    LayerScale,
+    pool_to,
+    stretch_to,
+)
+from lipsep.models.layers.heat import diffuse
+from lipsep.models.layers.relative_attention import RelativeAttention
+from lipsep.models.registry import register_model
+
+
+@dataclass(frozen=True)
+class DolphinConfig:
+    """Sizes of a Dolphin. Defaults are the published model; letters are the paper's symbols."""
+
+    audio_channels: int = 256  # filters of the audio encoder and decoder, N_a outside the separator
+    audio_kernel: int = 16  # samples
+    audio_stride: int = 4  # samples
+    channels: int = 128  # inside the separator
+    n_stages: int = 4  # Q, halvings of the time resolution
+    encoder_blocks: int = 2  # GLA blocks per encoder layer
+    decoder_blocks: int = 3  # GLA blocks per decoder layer
+    n_heads: int = 8
+    ffn_expansion: int = 3  # the feed-forward width before its gate, as a multiple of `channels`
+    large_kernel: int = 65  # taps of the depthwise convolution after heat diffusion
+    max_relative_position: int = 2000  # steps at the coarsest resolution; farther apart counts as this far
+    layer_scale_init: float = 1e-5
+    dropout: float = 0.05
+    masking: bool = False  # True: the output is a ReLU mask on the encoded mixture; False: direct mapping
+    video_encoder: str = "dp_lipcoder"  # or "lipcoder" (semantic path alone), "reconstruction" (that path alone)
+    lip_size: int = 88  # pixels
+    lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips)
+    video_layers: tuple[str, ...] = PUBLISHED_LAYERS
+    video_init_channels: int = 4
+    video_max_channels: int = 32
+    gate_bias: float = -10.0  # where the squeeze-excite gates start, before the sigmoid
+    n_codes: int = 256
+    code_dim: int = 64
+    visual_channels: int = 64  # of the visual feature fusion, N_v
+    visual_scales: int = 3  # time resolutions in it
+    visual_dropout: float = 0.1
+    as_published: bool = True  # keep the two slips of the published code (see the module docstring)
+
+    def __post_init__(self) -> None:
+        if self.channels % (2 * self.n_heads) or self.channels % self.visual_channels:
+            raise ModelError(
+                f"channels={self.channels} must be a multiple of 2 * n_heads={2 * self.n_heads} "
+                f"and of visual_channels={self.visual_channels}"
+            )
+        if self.audio_kernel % self.audio_stride or self.n_stages < 1 or self.visual_scales < 2:
+            raise ModelError(
+                "audio_kernel must be a multiple of audio_stride, n_stages at least 1, visual_scales at least 2; got "
+                f"{self.audio_kernel}, {self.audio_stride}, {self.n_stages}, {self.visual_scales}"
+            )
+
+
+# --- Blocks ----------------------------------------------------------------------------------------------------------
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward network with a depthwise convolution, added to its input. Shape: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: DolphinConfig) -> None:
+        super().__init__()
+        channels, hidden = config.channels, config.ffn_expansion * config.channels
+        self.norm = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, hidden)
+        self.conv = DepthwiseConv(hidden, 3)
+        self.contract = nn.Linear(hidden // 2, channels)
+        self.scale = LayerScale(channels, config.layer_scale_init)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.glu(self.conv(self.expand(self.norm(x))))  # (B, T, hidden / 2)
+        return x + self.scale(self.dropout(self.contract(self.dropout(y))))
+
+
+class CoarseSelfAttention(nn.Module):
+    """Self-attention at the coarsest time resolution, gated and added to the input (CSA, eq. 1-2).
+
+    Shape: x (B, T, C), relative (2 M, C / heads) -> (B, T, C). `coarse_length` is T / 2^Q of the whole separator.
+    """
+
+    def __init__(self, config: DolphinConfig) -> None:
+        super().__init__()
+        self.attention = RelativeAttention(
+            config.channels, config.n_heads, config.layer_scale_init, config.dropout
+        )
+        self.gate_norm = nn.LayerNorm(config.channels)
+        self.gate = nn.Linear(config.channels, config.channels)
+
+    def forward(self, x: Tensor, relative: Tensor, coarse_length: int) -> Tensor:
+        coarse = self.attention(pool_to(x, coarse_length), relative)  # (B, L, C)
+        gate = torch.sigmoid(self.gate(self.gate_norm(x)))  # (B, T, C)
+        return x + (gate.unflatten(1, (coarse_length, -1)) * coarse.unsqueeze(2)).flatten(1, 2)
+
+
+class HeatDiffusion(nn.Module):
+    """Heat-diffusion operator: project, let heat diffuse along time, gate (eq. 3-5).
+
+    Shape: (B, T, C) -> (B, T, C). Cost: two FFTs per channel; the published form is two T x T matrix products.
+    """
+
+    def __init__(self, channels: int, as_published: bool) -> None:
+        super().__init__()
+        self.conv_in = DepthwiseConv(channels, 3)
+        self.project = DepthwiseConv(2 * channels, 3)  # two outputs from each input channel
+        self.k = nn.Parameter(torch.ones(channels))  # diffusivity times duration, unconstrained
+        self.norm = nn.LayerNorm(channels)
+        self.conv_out = DepthwiseConv(channels, 3)
+        self.unused_k_conv = DepthwiseConv(channels, 3) if as_published else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        heat, gate = self.project(self.conv_in(x).repeat_interleave(2, dim=-1)).chunk(2, dim=-1)
+        return self.conv_out(self.norm(diffuse(heat, self.k)) * F.silu(gate))
+
+
+class HeatDiffusionAttention(nn.Module):
+    """Heat diffusion and a large depthwise convolution, added to the input (HDA). Shape: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: DolphinConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.heat = HeatDiffusion(channels, config.as_published)
+        self.norm_in = GlobalNorm(channels, eps=1e-5)
+        self.large_conv = DepthwiseConv(channels, config.large_kernel)
+        self.small_conv = DepthwiseConv(channels, 3)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm_out = GlobalNorm(channels, eps=1e-5)
+        self.scale = LayerScale(channels, config.layer_scale_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.large_conv(self.norm_in(self.heat(x)))
+        y = self.norm_out(self.dropout(self.small_conv(F.gelu(y))))
+        return x + self.scale(y)
+
+
+class GLABlock(nn.Module):
+    """Global, then local attention, each followed by a feed-forward network. Shape: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: DolphinConfig) -> None:
+        super().__init__()
+        self.coarse_attention = CoarseSelfAttention(config)
+        self.global_ffn = FeedForward(config)
+        self.heat_attention = HeatDiffusionAttention(config)
+        self.local_ffn = FeedForward(config)
+
+    def forward(self, x: Tensor, relative: Tensor, coarse_length: int) -> Tensor:
+        x = self.global_ffn(self.coarse_attention(x, relative, coarse_length))
+        return self.local_ffn(self.heat_attention(x))
+
+
+class DownSample(nn.Module):
+    """Halve the time resolution. Shape: (B, T, C) -> (B, T / 2, C)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = DepthwiseConv(channels, 5, stride=2)
+        self.norm = GlobalNorm(channels, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.norm(self.conv(x)))
+
+
+class TopDownAttention(nn.Module):
+    """A coarse map gates and shifts a finer one (TDA, eq. 6): h(fine) * up(sigmoid(h(coarse))) + up(h(coarse)).
+
+    Shape: fine (B, T, C), coarse (B, T', C) -> (B, T, C).
+    """
+
+    def __init__(self, channels: int, as_published: bool, batch_norm: bool = False) -> None:
+        super().__init__()
+
+        def embedding() -> nn.Sequential:
+            norm = BatchNorm(channels) if batch_norm else GlobalNorm(channels, eps=1e-8)
+            return nn.Sequential(HeatDiffusion(channels, as_published), norm)
+
+        self.fine = embedding()
+        self.coarse_gate = embedding()
+        self.coarse = embedding()
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        time = fine.shape[1]
+        gate = stretch_to(torch.sigmoid(self.coarse_gate(coarse)), time)
+        return self.fine(fine) * gate + stretch_to(self.coarse(coarse), time)
+
+
+# --- Visual feature fusion -------------------------------------------------------------------------------------------
+
+
+class VideoProjection(nn.Module):
+    """Features of the video encoder to few channels. Shape: (B, F, feature_dim) -> (B, F, C)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(c_in, c_out, kernel, padding=kernel // 2)
+        self.norm = BatchNorm(c_out)
+        self.act = nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2)))
+
+
+class VisualScale(nn.Module):
+    """One time resolution of the visual pyramid. Shape: (B, F, C) -> (B, ceil(F / stride), C)."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv = DepthwiseConv(channels, 5, stride)
+        self.norm = BatchNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class VisualGlobal(nn.Module):
+    """The network at the top of the visual pyramid. Shape: (B, F, C) -> (B, F, C)."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.linear_in = nn.Linear(channels, channels, bias=False)
+        self.norm_in = GlobalNorm(channels, eps=1e-8)
+        self.conv = DepthwiseConv(channels, 5)
+        self.linear_out = nn.Linear(channels, channels, bias=False)
+        self.norm_out = GlobalNorm(channels, eps=1e-8)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(F.relu(self.conv(self.norm_in(self.linear_in(x)))))
+        return self.dropout(self.norm_out(self.linear_out(x)))
+
+
+class VisualFusion(nn.Module):
+    """Fuse the lip features of several time resolutions, top-down, added to the input. Shape: (B, F, C) -> (B, F, C)."""
+
+    def __init__(self, config: DolphinConfig) -> None:
+        super().__init__()
+        channels, n_scales, published = config.visual_channels, config.visual_scales, config.as_published
+        self.project = VideoProjection(channels, channels, kernel=1)
+        self.scales = nn.ModuleList(VisualScale(channels, stride=1 if i == 0 else 2) for i in range(n_scales))
+        self.top = VisualGlobal(channels, config.visual_dropout)
+        self.fusions = nn.ModuleList(
+            TopDownAttention(channels, published, batch_norm=True) for _ in range(n_scales)
+        )
+        self.descent = nn.ModuleList(
+            TopDownAttention(channels, published, batch_norm=True) for _ in range(n_scales - 1)
+        )
+        self.linear_out = nn.Linear(channels, channels)
+        self.as_published = published
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [self.project(x)]
+        for i, scale in enumerate(self.scales):
+            maps.append(scale(maps[-1])) if i else maps.append(scale(maps.pop()))
+        top = self.top(sum(pool_to(m, maps[-1].shape[1]) for m in maps))
+        if self.as_published:  # the slip: the first step down starts from the map above, not from the coarsest
+            fused = [fusion(m, top) for fusion, m in zip(self.fusions[:-1], maps, strict=False)]
+            state = fused[len(fused) - 2]
+        else:
+            fused = [fusion(m, top) for fusion, m in zip(self.fusions, maps, strict=True)]
+            state = fused.pop()
+        for step, m in zip(reversed(self.descent), reversed(fused), strict=True):
+            state = step(m, state)
+        return x + self.linear_out(state)
+
+
+# --- Audio-visual fusion and separator -------------------------------------------------------------------------------
+
+
+class Embed(nn.Module):
+    """Pointwise convolution with `groups`, global norm, PReLU. Shape: (B, T, C) -> (B, T, C')."""
+
+    def __init__(self, c_in: int, c_out: int, full: bool) -> None:
+        super().__init__()
+        conv = nn.Linear(c_in, c_out) if full else nn.Conv1d(c_in, c_out, 1, groups=c_in)
+        self.weight, self.bias = nn.Parameter(conv.weight.detach().flatten(1)), conv.bias
+        self.norm = GlobalNorm(c_out, eps=1e-8)
+        self.act = nn.PReLU()
+        self.copies = 0 if full else c_out // c_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.copies:
+            x = x.repeat_interleave(self.copies, dim=-1) if self.copies > 1 else x
+            x = x * self.weight[:, 0] + self.bias
+        else:
+            x = F.linear(x, self.weight, self.bias)
+        return self.act(self.norm(x))
+
+
+class AVFusion(nn.Module):
+    """Video attends to and gates audio (AVF, eq. 16-19 with K = 1); both act at video rate and are stretched.
+
+    Shape: audio (B, T, C), video (B, F, C_v) -> (B, T, C).
+    """
+
+    def __init__(self, channels: int, visual_channels: int) -> None:
+        super().__init__()
+        self.audio_key = Embed(channels, channels, full=False)
+        self.audio_value = Embed(channels, channels, full=False)
+        self.video_gate = Embed(visual_channels, channels, full=True)
+        self.video_attention = Embed(visual_channels, channels, full=False)
+
+    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+        attention = self.video_attention(video).softmax(dim=1)  # over time, at video rate
+        gate = self.video_gate(video)
+        time = audio.shape[1]
+        return self.audio_value(audio) * stretch_to(attention, time) + self.audio_key(audio) * stretch_to(gate, time)
+
+
+class EncoderLayer(nn.Module):
+    """GLA blocks, then half the time resolution. Shape: (B, T, C) -> (B, T / 2, C) and the skip (B, T, C)."""
+
+    def __init__(self, config: DolphinConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(GLABlock(config) for _ in range(config.encoder_blocks))
+        self.down = DownSample(config.channels)
+
+    def forward(self, x: Tensor, relative: Tensor, coarse_length: int) -> tuple[Tensor, Tensor]:
+        for block in self.blocks:
+            x = block(x, relative, coarse_length)
+        return self.down(x), x
+
+
+class DecoderLayer(nn.Module):
+    """Top-down attention between skip and state, then GLA blocks. Shape: (B, T, C), (B, T / 2, C) -> (B, T, C)."""
+
+    def __init__(self, config: DolphinConfig) -> None:
+        super().__init__()
+        self.fusion = TopDownAttention(config.channels, config.as_published)
+        self.blocks = nn.ModuleList(GLABlock(config) for _ in range(config.decoder_blocks))
+
+    def forward(self, skip: Tensor, state: Tensor, relative: Tensor, coarse_length: int) -> Tensor:
+        x = self.fusion(skip, state)
+        for block in self.blocks:
+            x = block(x, relative, coarse_length)
+        return x
+
+
+class Separator(nn.Module):
+    """Encoder, global map, top-down decoder. Shape: (B, T, C) -> (B, T, C); any T, zero-padded to a multiple of 2^Q."""
+
+    def __init__(self, config: DolphinConfig) -> None:
+        super().__init__()
+        self.relative_positions = nn.Embedding(2 * config.max_relative_position, config.channels // config.n_heads)
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_stages))
+        self.global_attention = RelativeAttention(
+            config.channels, config.n_heads, config.layer_scale_init, config.dropout
+        )
+        self.global_ffn = FeedForward(config)
+        self.skip_fusions = nn.ModuleList(
+            TopDownAttention(config.channels, config.as_published) for _ in range(config.n_stages)
+        )
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_stages))
+
+    def forward(self, x: Tensor) -> Tensor:
+        time, ratio = x.shape[1], 2 ** len(self.encoder)
+        x = F.pad(x, (0, 0, 0, -time % ratio))  # (B, T', C)
+        coarse_length, relative = x.shape[1] // ratio, self.relative_positions.weight
+        skips, maps = [], []
+        for layer in self.encoder:
+            x, skip = layer(x, relative, coarse_length)
+            skips.append(skip)
+            maps.append(x)
+        top = sum(pool_to(m, 2 * coarse_length) for m in maps)
+        top = self.global_ffn(self.global_attention(top, None))  # (B, 2 T' / 2^Q, C)
+        skips = [fusion(skip, top) for fusion, skip in zip(self.skip_fusions, skips, strict=True)]
+        for layer in self.decoder:
+            x = layer(skips.pop(), x, relative, coarse_length)
+        return x[:, :time]
+
+
+# --- The network -----------------------------------------------------------------------------------------------------
+
+
+class AudioEncoder(nn.Module):
+    """Learned filters with GELU. Shape: (B, n) -> (B, T, C) with T = (n - kernel) // stride + 1."""
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, channels, kernel, stride, bias=False)
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        windows = mixture.unfold(1, self.conv.kernel_size[0], self.conv.stride[0])  # (B, T, kernel)
+        return F.gelu(F.linear(windows, self.conv.weight.flatten(1)))
+
+
+class AudioProjection(nn.Module):
+    """Global norm and a pointwise map. Shape: (B, T, C) -> (B, T, C')."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.norm = GlobalNorm(c_in, eps=1e-8)
+        self.linear = nn.Linear(c_in, c_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(x))
+
+
+class OutputLayer(nn.Module):
+    """Back to the encoder's channels: direct mapping, or a ReLU mask on the encoded mixture.
+
+    Shape: x (B, T, C), encoded (B, T, N) -> (B, T, N).
+    """
+
+    def __init__(self, c_in: int, c_out: int, masking: bool) -> None:
+        super().__init__()
+        self.expand = nn.Linear(c_in, 2 * c_out)
+        self.mix = nn.Linear(c_out, c_out)
+        self.masking = masking
+
+    def forward(self, x: Tensor, encoded: Tensor) -> Tensor:
+        x = self.mix(F.glu(self.expand(x)))
+        return F.relu(x) * encoded if self.masking else x
+
+
+class AudioDecoder(nn.Module):
+    """Transposed convolution back to a waveform. Shape: (B, T, C) -> (B, (T - 1) * stride + kernel)."""
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose1d(channels, 1, kernel, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        pieces = F.linear(x, self.conv.weight.flatten(1).t())  # (B, T, kernel)
+        n_samples = (x.shape[1] - 1) * stride + kernel
+        return F.fold(pieces.transpose(1, 2), (1, n_samples), (1, kernel), stride=(1, stride)).flatten(1)
+
+
+class Dolphin(SeparationModel):
+    """Mixture and one person's lips to that person's voice.
+
+    References: arXiv 2509.23610; code https://github.com/JusperLee/Dolphin (Apache-2.0).
+
+    The filters' windows cover the input up to its last `(n - kernel) % stride` samples (3 at most as published, none
+    where n is a multiple of 640); the published output is that much shorter, here that tail is zero.
+    """
+
+    dead_parameters: ClassVar[tuple[str, ...]] = ("*.unused_k_conv.*", "visual_fusion.fusions.2.*")
+
+    def __init__(self, config: DolphinConfig) -> None:
+        super().__init__(config, lip_recipe=config.lip_recipe)
+        c = config
+        self.video_encoder = DPLipCoder(
+            c.video_encoder, c.lip_size, c.video_layers, c.video_init_channels, c.video_max_channels, c.gate_bias,
+            c.n_codes, c.code_dim,
+        )  # fmt: skip
+        self.video_projection = VideoProjection(self.video_encoder.feature_dim, c.visual_channels, kernel=3)
+        self.visual_fusion = VisualFusion(c)
+        self.audio_encoder = AudioEncoder(c.audio_channels, c.audio_kernel, c.audio_stride)
+        self.audio_projection = AudioProjection(c.audio_channels, c.channels)
+        self.av_fusion = AVFusion(c.channels, c.visual_channels)
+        self.separator = Separator(c)
+        self.output_layer = OutputLayer(c.channels, c.audio_channels, c.masking)
+        self.audio_decoder = AudioDecoder(c.audio_channels, c.audio_kernel, c.audio_stride)
+
+    def forward(self, mixture: Tensor, lips: Tensor) -> Tensor:
+        """Shape: mixture (B, T), lips (B, F, S, S) -> (B, 1, T)."""
+        self.check_inputs(mixture, lips, self.config.lip_size)
+        video = self.visual_fusion(self.video_projection(self.video_encoder(lips)))  # (B, F, C_v)
+        shortest = max(self.config.audio_kernel, mixture.shape[1])
+        encoded = self.audio_encoder(self.fit_length(mixture, shortest))  # (B, T', N)
+        fused = self.av_fusion(self.audio_projection(encoded), video)  # (B, T', C)
+        estimate = self.audio_decoder(self.output_layer(self.separator(fused), encoded))
+        return self.fit_length(estimate, mixture.shape[1]).unsqueeze(1)
+
+
+# --- Variants --------------------------------------------------------------------------------------------------------
+
+
+@register_model(Dolphin)
+def dolphin() -> DolphinConfig:
+    """The published model."""
+    return DolphinConfig()
+
+
+@register_model(Dolphin)
+def dolphin_laptop() -> DolphinConfig:
+    """A size that trains on two CPU cores."""
+    return DolphinConfig(
+        audio_channels=128, audio_kernel=32, audio_stride=16, channels=64, n_heads=4, encoder_blocks=1,
+        decoder_blocks=1, layer_scale_init=0.1, video_encoder="reconstruction", lip_size=32, lip_recipe="mesh_32",
+        gate_bias=0.0, as_published=False,
+    )  # fmt: skip
+
+
+@register_model(Dolphin)
+def dolphin_test() -> DolphinConfig:
+    """Everything that the published model has, tiny, for tests."""
+    return DolphinConfig(
+        audio_channels=16, audio_kernel=32, audio_stride=16, channels=16, n_stages=2, encoder_blocks=1,
+        decoder_blocks=1, n_heads=2, large_kernel=9, max_relative_position=50, lip_size=16, lip_recipe="mesh_32",
+        video_layers=("residual", "compress_space", "linear_attend_space", "compress_space", "attend_space"),
+        video_max_channels=8, n_codes=8, code_dim=4, visual_channels=8, gate_bias=0.0, layer_scale_init=0.1,
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """DP-LipCoder: the dual-path video encoder of Dolphin, and its two halves.
 
 Li et al., "Dolphin: Efficient Audio-Visual Speech Separation with Discrete Lip Semantics and Hierarchical Top-Down
-Attention", arXiv 2509.23610. The building blocks follow MAGVIT-v2 (Yu et al. 2023). Two paths of the same shape read the
+Attention", arXiv 2509.23610. The building blocks follow MAGVIT-v2 (Yu et al. 2023). Two paths of one shape read the
 same lip pictures: the semantic path ends in a vector quantiser, whose codes were distilled from AV-HuBERT; the
 reconstruction path keeps the appearance. Their sum is the visual feature. With the published sizes: 781,818 parameters,
 of which 640,685 semantic (499,552 of them projections of the quantiser) and 141,133 reconstruction.
@@ -110,7 +110,6 @@ class RMSNorm(nn.Module):
 class LinearSpaceAttention(nn.Module):
     """Attention among the pixels of a frame with exp(s) replaced by 1 + s + s^2 / 2, hence linear in the pixels.
 
-    Taylor features of a head: 1, its 8 numbers, and their 36 products (each mixed product counted twice).
     Shape: (B, F, H, W, C) -> same, added to the input.
     """
 
@@ -121,30 +120,26 @@ class LinearSpaceAttention(nn.Module):
         self.to_q = nn.Linear(channels, inner, bias=False)
         self.to_kv = nn.Linear(channels, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, channels, bias=False)
-        rows, columns = torch.triu_indices(LINEAR_HEAD_DIM, LINEAR_HEAD_DIM)
-        self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("columns", columns, persistent=False)
-        self.register_buffer("counts", torch.where(rows == columns, 0.5, 1.0).sqrt(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(0, 1).flatten(1, 2)  # (B * F, N, C) with N = H * W
         q, k, v = (
             part.unflatten(-1, (LINEAR_HEADS, LINEAR_HEAD_DIM)).transpose(1, 2)  # (B * F, heads, N, 8)
-            for part in (self.to_q(pixels), *self.to_kv(pixels).chunk(2, dim=-1))
+            for part in (self.to_q(pixels) * LINEAR_HEAD_DIM**-0.5, *self.to_kv(pixels).chunk(2, dim=-1))
         )
-        q, k = self._taylor(q * LINEAR_HEAD_DIM**-0.5), self._taylor(k)  # (B * F, heads, N, 45)
-        v = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)  # the ones give the normaliser
-        out = q @ (k.transpose(2, 3) @ v)  # (B * F, heads, N, 9)
-        out = out[..., :-1] / out[..., -1:].clamp(min=1e-5)
+        v = F.pad(v, (0, 1), value=1.0)  # the ones give the normaliser
+        out = v.sum(2, keepdim=True) + q @ (k.mT @ v) + squares(q) @ (squares(k).mT @ v * 0.5)
+        out = out[..., :-1] / out[..., -1:].clamp(min=1e-5)  # (B * F, heads, N, 8)
         return x + self.to_out(out.transpose(1, 2).flatten(2)).view_as(x)
 
-    def _taylor(self, x: Tensor) -> Tensor:
-        squares = x[..., self.rows] * x[..., self.columns] * self.counts
-        return torch.cat([torch.ones_like(x[..., :1]), x, squares], dim=-1)
+
+def squares(x: Tensor) -> Tensor:
+    """All products of two of the last dimension's numbers: (..., d) -> (..., d * d)."""
+    return (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)
 
 
 class SpaceAttention(nn.Module):
-    """Attention among the pixels of a frame and a few learned memory slots. Shape: (B, F, H, W, C) -> same, residual."""
+    """Attention among the pixels of a frame and a few learned memory slots. Shape: (B, F, H, W, C) -> same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -26,10 +26,10 @@ class VectorQuantizer(nn.Module):
     """Project to a few dimensions, replace each vector by a code word, project back.
 
     In evaluation mode the nearest code word (Euclidean) is taken and nothing is changed. In training mode the code word
-    is drawn with probability softmax(-distance / TEMPERATURE), gradients pass straight through, and the codebook follows
-    the vectors that chose it (moving averages of decay EMA_DECAY, Laplace-smoothed counts); the first training batch
-    starts the codebook by k-means. The published code also runs that k-means in evaluation mode, so a fresh model's
-    first output changes its buffers; here it does not.
+    is drawn with probability softmax(-distance / TEMPERATURE), gradients pass straight through, and the codebook
+    follows the vectors that chose it (moving averages of decay EMA_DECAY, Laplace-smoothed counts); the first training
+    batch starts the codebook by k-means. The published code also runs that k-means in evaluation mode, so a fresh
+    model's first output changes its buffers; here it does not.
 
     Shape: (B, F, dim) -> `Quantized`.
     """
@@ -42,7 +42,7 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("codebook", codebook)  # (n_codes, code_dim)
         self.register_buffer("code_sum", codebook.clone())  # moving sum of the vectors that chose each code
         self.register_buffer("code_count", torch.ones(n_codes))  # moving count of them
-        self.register_buffer("started", torch.tensor(False))  # True once k-means or a checkpoint has filled the codebook
+        self.register_buffer("started", torch.tensor(False))  # has k-means or a checkpoint filled the codebook?
 
     def forward(self, features: Tensor) -> Quantized:
         z = self.project_in(features)  # (B, F, code_dim)

@@ -119,9 +119,7 @@ class CoarseSelfAttention(nn.Module):
 
     def __init__(self, config: DolphinConfig) -> None:
         super().__init__()
-        self.attention = RelativeAttention(
-            config.channels, config.n_heads, config.layer_scale_init, config.dropout
-        )
+        self.attention = RelativeAttention(config.channels, config.n_heads, config.layer_scale_init, config.dropout)
         self.gate_norm = nn.LayerNorm(config.channels)
         self.gate = nn.Linear(config.channels, config.channels)
 
@@ -267,7 +265,7 @@ class VisualGlobal(nn.Module):
 
 
 class VisualFusion(nn.Module):
-    """Fuse the lip features of several time resolutions, top-down, added to the input. Shape: (B, F, C) -> (B, F, C)."""
+    """Fuse lip features of several time resolutions, top-down, added to the input. Shape: (B, F, C) -> (B, F, C)."""
 
     def __init__(self, config: DolphinConfig) -> None:
         super().__init__()
@@ -275,9 +273,7 @@ class VisualFusion(nn.Module):
         self.project = VideoProjection(channels, channels, kernel=1)
         self.scales = nn.ModuleList(VisualScale(channels, stride=1 if i == 0 else 2) for i in range(n_scales))
         self.top = VisualGlobal(channels, config.visual_dropout)
-        self.fusions = nn.ModuleList(
-            TopDownAttention(channels, published, batch_norm=True) for _ in range(n_scales)
-        )
+        self.fusions = nn.ModuleList(TopDownAttention(channels, published, batch_norm=True) for _ in range(n_scales))
         self.descent = nn.ModuleList(
             TopDownAttention(channels, published, batch_norm=True) for _ in range(n_scales - 1)
         )
@@ -516,7 +512,7 @@ def dolphin_laptop() -> DolphinConfig:
     return DolphinConfig(
         audio_channels=128, audio_kernel=32, audio_stride=16, channels=64, n_heads=4, encoder_blocks=1,
         decoder_blocks=1, layer_scale_init=0.1, video_encoder="reconstruction", lip_size=32, lip_recipe="mesh_32",
-        gate_bias=0.0, as_published=False,
+        gate_bias=0.0, dropout=0.0, as_published=False,
     )  # fmt: skip
 
 

@@ -63,6 +63,7 @@ def create_model(name: str, **overrides: Any) -> SeparationModel:
 def _entry(name: str) -> tuple[type[SeparationModel], Callable[[], Any]]:
     if name not in _MODELS:
         close = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known models: {', '.join(list_models())}"
+        known = f"known models: {', '.join(list_models())}"
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else known
         raise ModelError(f"no model is named '{name}': {hint}")
     return _MODELS[name]

@@ -46,6 +46,9 @@ class GlobalNorm(nn.Module):
     """Normalise over time and channels together, then one gain and bias per channel (global layer norm).
 
     Shape: (B, T, C) -> (B, T, C). The published separators use `eps` 1e-8 or 1e-5, so it is stated at each use.
+
+    For training, PyTorch's channels-last group norm is twice as fast; its plain sums cost a deep network about 10 dB of
+    agreement with float64, so inference takes the layer-norm kernel over each whole recording.
     """
 
     def __init__(self, channels: int, eps: float) -> None:
@@ -55,7 +58,10 @@ class GlobalNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return as_sequence(F.group_norm(as_picture(x), 1, self.weight, self.bias, self.eps))
+        if torch.is_grad_enabled():
+            return as_sequence(F.group_norm(as_picture(x), 1, self.weight, self.bias, self.eps))
+        y = F.layer_norm(x.flatten(1), (x[0].numel(),), eps=self.eps).view_as(x)
+        return torch.addcmul(self.bias, y, self.weight)
 
 
 class BatchNorm(nn.BatchNorm1d):

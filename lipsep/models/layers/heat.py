@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,26 +14,78 @@ def diffuse(x: Tensor, k: Tensor) -> Tensor:
     """Let each channel diffuse for a while on an interval with insulated ends (Dolphin, eq. 3-5).
 
     The definition: orthonormal DCT-II over time, the coefficient of order n times exp(-k (pi n / T)^2), inverse DCT.
-    A DCT of T points is a real FFT of T points of the reordered signal v = (x_0, x_2, ..., x_3, x_1) followed by a
-    rotation of each coefficient (Makhoul 1980). The two rotations cancel around a real filter d_n except where the
-    gains of the coefficients n and T - n, which share an FFT coefficient V_n, differ:
 
-        V'_n = (d_n + d_{T-n}) / 2 V_n + exp(i pi n / T) (d_n - d_{T-n}) / 2 conj(V_n),  with d_T = d_0 at n = 0.
-
-    Shape: x (B, T, C), k (C,) any real value -> (B, T, C). Cost: two real FFTs of T points per channel.
+    Shape: x (B, T, C), k (C,) of any sign -> (B, T, C). Cost: two real FFTs of T points per channel, and two more
+    in the backward pass.
     """
-    time = x.shape[1]
-    even, odd = x[:, ::2], x[:, 1::2]
-    spectrum = torch.fft.rfft(torch.cat([even, odd.flip(1)], dim=1).transpose(1, 2))  # (B, C, T // 2 + 1)
-    n = torch.arange(time // 2 + 1, device=x.device, dtype=x.dtype)
-    mirror = torch.where(n == 0, n, time - n)
-    low = torch.exp(-k[:, None] * (n * (math.pi / time)) ** 2)  # (C, T // 2 + 1)
-    high = torch.exp(-k[:, None] * (mirror * (math.pi / time)) ** 2)
-    turn = torch.polar(torch.full_like(n, 0.5), n * (math.pi / time))
-    filtered = spectrum * ((low + high) / 2) + spectrum.conj() * (turn * (low - high))
-    v = torch.fft.irfft(filtered, n=time).transpose(1, 2)  # (B, T, C)
-    out = torch.empty_like(x)
-    n_even = even.shape[1]
-    out[:, ::2] = v[:, :n_even]
-    out[:, 1::2] = v[:, n_even:].flip(1)
-    return out
+    return _Diffuse.apply(x, k)
+
+
+class _Diffuse(torch.autograd.Function):
+    """DCT filter by an FFT of T points (Makhoul 1980).
+
+    With the samples reordered as v = (x_0, x_2, ..., x_3, x_1) and V = FFT(v), the DCT coefficients of order n and
+    T - n are the real part and minus the imaginary part of exp(-i pi n / 2T) V_n. Filtering them by the gains d_n and
+    d_{T-n} and turning back gives
+
+        V'_n = (d_n + d_{T-n}) / 2 V_n + exp(i pi n / T) (d_n - d_{T-n}) / 2 conj(V_n)      (d_T counts as d_0 at n = 0)
+
+    The operator is symmetric, so the gradient of x is the same filter applied to the gradient of the output; that of k
+    is -sum_n (pi n / T)^2 d_n X_n G_n over the DCT coefficients of both.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: Tensor) -> Tensor:
+        spectrum = _spectrum(x)
+        ctx.save_for_backward(spectrum, k)
+        ctx.time = x.shape[1]
+        return _filtered(spectrum, k, x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        spectrum, k = ctx.saved_tensors
+        time = ctx.time
+        grad_spectrum = _spectrum(grad)
+        grad_x = _filtered(grad_spectrum, k, time) if ctx.needs_input_grad[0] else None
+        grad_k = None
+        if ctx.needs_input_grad[1]:
+            _, _, squares_low, squares_high, half_turn = _grid(time, k.dtype, k.device)
+            x_dct, g_dct = (torch.view_as_real(s * half_turn) for s in (spectrum, grad_spectrum))
+            products = (x_dct * g_dct).sum(0)  # (C, T // 2 + 1, 2): orders n and T - n
+            low = squares_low * torch.exp(-k[:, None] * squares_low)
+            high = squares_high * torch.exp(-k[:, None] * squares_high)
+            if time % 2 == 0:
+                high[:, -1] = 0.0  # order T / 2 stands in both columns: count it once
+            grad_k = (products[..., 0] * low + products[..., 1] * high).sum(1) * (-2 / time)
+        return grad_x, grad_k
+
+
+def _spectrum(x: Tensor) -> Tensor:
+    """FFT of the reordered samples: (B, T, C) -> (B, C, T // 2 + 1) complex."""
+    order, _, *_ = _grid(x.shape[1], x.dtype, x.device)
+    return torch.fft.rfft(x.index_select(1, order).transpose(1, 2).contiguous())
+
+
+def _filtered(spectrum: Tensor, k: Tensor, time: int) -> Tensor:
+    """Apply the gains and return to samples: (B, C, T // 2 + 1) complex -> (B, T, C)."""
+    _, inverse, squares_low, squares_high, half_turn = _grid(time, k.dtype, k.device)
+    low = torch.exp(-k[:, None] * squares_low)  # (C, T // 2 + 1)
+    high = torch.exp(-k[:, None] * squares_high)
+    turn = (half_turn.conj() * half_turn.conj()) * ((low - high) / 2)
+    v = torch.fft.irfft(spectrum * ((low + high) / 2) + spectrum.conj() * turn, n=time)
+    return v.transpose(1, 2).contiguous().index_select(1, inverse)
+
+
+@lru_cache(maxsize=32)
+def _grid(time: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The reordering and its inverse; (pi n / T)^2 for orders n and T - n; exp(-i pi n / 2T); n = 0 ... T // 2."""
+    with torch.inference_mode(False):
+        index = torch.arange(time, device=device)
+        order = torch.cat([index[::2], index[1::2].flip(0)])
+        inverse = torch.empty_like(order)
+        inverse[order] = index
+        n = torch.arange(time // 2 + 1, device=device, dtype=torch.float64)
+        mirror = torch.where(n == 0, n, time - n)
+        low, high = ((m * (math.pi / time)).square().to(dtype) for m in (n, mirror))
+        half_turn = torch.polar(torch.ones_like(n), n * (-math.pi / (2 * time)))
+        return order, inverse, low, high, half_turn.to(dtype.to_complex())

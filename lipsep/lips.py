@@ -1,0 +1,338 @@
+"""Where the mouth is: from face tracks to the lip pictures that a model watches, by the recipe its checkpoint names.
+
+Two kinds of recipe. From pixels, as the field does it (Ma, Petridis, Pantic: auto_avsr; Shi et al.: AV-HuBERT): the
+grey frame is laid over a mean face by a similarity of five points that do not talk, and a square around the mouth is
+cut out. From the face mesh: the mouth is drawn from its 20 landmarks alone, so that light, skin, beard and camera
+cannot matter; what it shows of the mouth is its shape.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+import cv2
+import numpy as np
+from scipy.ndimage import median_filter, uniform_filter1d
+
+from lipsep.constants import FPS
+from lipsep.errors import FaceError, ModelError, OutputError
+from lipsep.face_detection import warp
+from lipsep.faces import FaceTrack
+
+MOUTH = slice(48, 68)  # of the 68 landmarks: outer lips 0..11, inner lips 12..19
+STABLE_POINTS = [33, 36, 39, 42, 45]  # below the nose, corners of the eyes: they do not move with speech
+MEAN_FACE = np.array([(128.9, 137.3), (92.5, 94.4), (112.8, 94.9), (145.5, 94.5), (166.7, 93.6)])  # px, the same points
+SMOOTHING_FRAMES = 12  # of the field's recipe: the current frame and the next eleven
+CROP_SIZE = 96  # px of the mean face, of which models see the middle
+MEAN_GREY, STD_GREY = 0.421, 0.165  # of mouth crops, in shares of full scale
+
+POSE_FRAMES = 13  # centred; smoothing of the head's turn and scale for mesh recipes
+CENTRE_S = 2.0  # the mouth's resting place is its median over this time
+MESH_WIDTH = 64.0  # px of the mean face that make one picture width in mesh recipes; a mouth is 40 to 50 wide
+SHORT_GAP_S = 0.2  # gaps up to this long are filled between their neighbours
+JUMP = 0.5  # of the distance between the eyes: a face that moves further from one frame to the next is in a new shot
+
+SKIN, LIPS, OPENING = 160, 100, 16  # greys of drawn mouths
+_OVERSAMPLING = 4  # mouths are drawn so much larger, then averaged: a gap of a tenth of a pixel shows as a shade
+_SHIFT = 4  # binary digits below the pixel for OpenCV's polygons
+
+
+@dataclass(frozen=True)
+class LipRecipe:
+    """How lip pictures are made.
+
+    Attributes:
+        name: as checkpoints write it.
+        size: the pictures' side in px.
+        source: "pixels" needs the video's frames; "mesh" needs the landmarks only.
+    """
+
+    name: str
+    size: int
+    source: Literal["pixels", "mesh"]
+
+
+LIP_RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        LipRecipe("mouth_88", 88, "pixels"),
+        LipRecipe("mesh_32", 32, "mesh"),
+        LipRecipe("mesh_88", 88, "mesh"),
+    )
+}
+
+
+def lip_recipe(name: str) -> LipRecipe:
+    """The recipe of this name.
+
+    Raises:
+        ModelError: there is none; the message lists those there are.
+    """
+    if name not in LIP_RECIPES:
+        raise ModelError(f"unknown lip recipe {name!r}: choose one of {', '.join(LIP_RECIPES)}")
+    return LIP_RECIPES[name]
+
+
+class GreyFrame(Protocol):
+    """What is needed of a frame: grey uint8 (H, W)."""
+
+    image: np.ndarray
+
+
+class Lips:
+    """One person's lip pictures, read piece by piece.
+
+    Attributes:
+        n_frames: F.
+        valid: (F,) bool; False where there is no usable mouth and `read` gives zeros.
+    """
+
+    def __init__(self, valid: np.ndarray, size: int) -> None:
+        self.valid = valid
+        self.n_frames = len(valid)
+        self._size = size
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Pictures of frames start..stop-1 as float32 (stop - start, S, S), normalised; zeros where not valid.
+
+        Raises:
+            ValueError: the range does not lie in 0..F.
+        """
+        if not 0 <= start <= stop <= self.n_frames:
+            raise ValueError(f"frames {start}..{stop} do not lie in 0..{self.n_frames}")
+        lips = normalise_picture(self._pictures(start, stop))
+        lips[~self.valid[start:stop]] = 0
+        return lips
+
+    def _pictures(self, start: int, stop: int) -> np.ndarray:
+        """uint8 (stop - start, S, S), anything where not valid."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free what the pictures occupy; `read` must not be called any more."""
+
+    def __enter__(self) -> Lips:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class DrawnLips(Lips):
+    """Mouths drawn from their points when they are read: 160 bytes per frame in memory, nothing on disk."""
+
+    def __init__(self, points: np.ndarray, valid: np.ndarray, size: int) -> None:
+        """points: (F, 20, 2) as `normalise_mouth` gives them."""
+        super().__init__(valid, size)
+        self._points = points
+
+    def _pictures(self, start: int, stop: int) -> np.ndarray:
+        return draw_mouth(self._points[start:stop], self._size)
+
+
+class FilmedLips(Lips):
+    """Mouths cut from a video, kept in a temporary file that vanishes when closed or forgotten."""
+
+    def __init__(self, file: BinaryIO, valid: np.ndarray, size: int) -> None:
+        """file: F pictures of size x size bytes."""
+        super().__init__(valid, size)
+        self._file = file
+
+    def _pictures(self, start: int, stop: int) -> np.ndarray:
+        area = self._size**2
+        self._file.seek(start * area)
+        pixels = np.frombuffer(self._file.read((stop - start) * area), np.uint8)
+        return pixels.reshape(-1, self._size, self._size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def extract_lips(
+    tracks: Sequence[FaceTrack], frames: Iterable[GreyFrame] | None, recipe: LipRecipe, folder: Path | None = None
+) -> list[Lips]:
+    """Lip pictures of every person.
+
+    Frames without a usable mouth are not valid, except that gaps of up to 0.2 s inside one shot are filled: with
+    landmarks between those around them, and the true pixels.
+
+    Args:
+        tracks: from `find_faces`, F frames each.
+        frames: the same F frames again, grey; not touched (and may be None) if the recipe's source is "mesh".
+        recipe: see `LIP_RECIPES`.
+        folder: where temporary files go; default: the system's. About 0.7 GB per person and hour for "mouth_88".
+
+    Raises:
+        FaceError: frames are missing or fewer than the tracks have.
+        OutputError: the temporary files cannot be written.
+    """
+    if recipe.source == "mesh":
+        return [_draw(track, recipe.size) for track in tracks]
+    if frames is None:
+        raise FaceError(f"the lip recipe {recipe.name} needs the video's frames")
+    return _film(tracks, frames, recipe.size, folder)
+
+
+def normalise_picture(pictures: np.ndarray) -> np.ndarray:
+    """Grey pictures uint8 (any shape) -> float32 as models expect them: ``(x / 255 - 0.421) / 0.165``."""
+    return (pictures.astype(np.float32) / 255 - MEAN_GREY) / STD_GREY
+
+
+def normalise_mouth(landmarks: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Mouth points free of the head's movement.
+
+    The five stable points give the head's place, turn and size in every frame; taken away, the mouth stands upright
+    on the mean face. Turn and size are smoothed over 13 frames, the place is not: on two real clips with lively heads
+    this leaves half of the trembling that smoothing everything over 12 frames leaves, on still heads no more than
+    that. What a turning head still shifts goes with the median of the mouth's centre over 2 s.
+
+    Args:
+        landmarks: (F, 68, 2) px; values where absent do not matter.
+        present: (F,) bool.
+
+    Returns:
+        (F, 20, 2) float32: outer lips 0..11, inner lips 12..19, in shares of the picture's side (64 px of the mean
+        face), the resting mouth's centre at (0.5, 0.5). Where there is no usable mouth: the resting mouth.
+
+    Raises:
+        FaceError: no frame is present.
+    """
+    if not present.any():
+        raise FaceError("no frame shows this face, so there is no mouth to normalise")
+    filled, usable, shots = _usable(landmarks, present)
+    mouth = np.zeros((len(present), 20, 2), np.float32)
+    for shot in shots:
+        points = filled[shot].astype(np.float64)  # (n, 68, 2)
+        stable = points[:, STABLE_POINTS]
+        turns, _ = similarity(uniform_filter1d(stable, POSE_FRAMES, axis=0, mode="nearest"))
+        upright = (points[:, MOUTH] - stable.mean(1, keepdims=True)) @ turns.transpose(0, 2, 1)  # (n, 20, 2)
+        centre = median_filter(upright.mean(1), (round(CENTRE_S * FPS) + 1, 1), mode="nearest")  # (n, 2)
+        mouth[shot] = (upright - centre[:, None]) / MESH_WIDTH + 0.5
+    mouth[~usable] = np.median(mouth[usable], axis=0)
+    return mouth
+
+
+def similarity(stable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least-squares similarities from the five stable points to the mean face, without reflection.
+
+    Args:
+        stable: (F, 5, 2) px.
+
+    Returns:
+        turns (F, 2, 2) and shifts (F, 2), so that ``turn @ point + shift`` lies on the mean face.
+
+    In complex numbers (Umeyama 1991 in two dimensions): a = sum(conj(z) w) / sum(|z|^2) for centred z, w.
+    """
+    source = stable[..., 0] + 1j * stable[..., 1]  # (F, 5)
+    target = MEAN_FACE[:, 0] + 1j * MEAN_FACE[:, 1]
+    z, w = source - source.mean(1, keepdims=True), target - target.mean()
+    a = (z.conj() * w).sum(1) / np.maximum((np.abs(z) ** 2).sum(1), 1e-9)  # (F,)
+    shift = target.mean() - a * source.mean(1)
+    turns = np.stack([np.stack([a.real, -a.imag], -1), np.stack([a.imag, a.real], -1)], -2)
+    return turns, np.stack([shift.real, shift.imag], -1)
+
+
+def draw_mouth(points: np.ndarray, size: int) -> np.ndarray:
+    """Draw mouths: light skin, grey lips, the opening dark.
+
+    Args:
+        points: (F, 20, 2) in shares of the picture's side, as `normalise_mouth` gives them.
+        size: side of the pictures in px.
+
+    Returns:
+        uint8 (F, size, size).
+    """
+    large = size * _OVERSAMPLING
+    corners = np.round((points * large - 0.5) * (1 << _SHIFT)).astype(np.int32)  # (F, 20, 2)
+    canvas = np.empty((large, large), np.uint8)
+    pictures = np.empty((len(points), size, size), np.uint8)
+    for picture, mouth in zip(pictures, corners, strict=True):
+        canvas[:] = SKIN
+        cv2.fillPoly(canvas, [mouth[:12]], LIPS, shift=_SHIFT)
+        cv2.fillPoly(canvas, [mouth[12:]], OPENING, shift=_SHIFT)
+        cv2.resize(canvas, (size, size), dst=picture, interpolation=cv2.INTER_AREA)
+    return pictures
+
+
+def _usable(landmarks: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[slice]]:
+    """Fill short gaps and find the shots in between.
+
+    Returns:
+        landmarks (F, 68, 2) with short gaps filled linearly, usable (F,) bool, and the shots: stretches of usable
+        frames in which the face moves without a jump.
+    """
+    seen = np.flatnonzero(present)
+    usable, filled = present.copy(), landmarks.copy()
+    stable = landmarks[seen][:, STABLE_POINTS]  # (K, 5, 2)
+    moved = np.linalg.norm(np.diff(stable.mean(1), axis=0), axis=-1)
+    eyes = np.linalg.norm(stable[:, 1] - stable[:, 4], axis=-1)
+    gaps = np.diff(seen) - 1
+    joined = (gaps <= SHORT_GAP_S * FPS) & (moved <= JUMP * eyes[:-1] * (gaps + 1))
+    for k in np.flatnonzero(joined & (gaps > 0)):
+        before, after = seen[k], seen[k + 1]
+        share = (np.arange(before + 1, after) - before)[:, None, None] / (after - before)
+        filled[before + 1 : after] = landmarks[before] * (1 - share) + landmarks[after] * share
+        usable[before + 1 : after] = True
+    first = seen[np.concatenate([[True], ~joined])] if len(seen) else seen
+    last = seen[np.concatenate([~joined, [True]])] if len(seen) else seen
+    return filled, usable, [slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]
+
+
+def _draw(track: FaceTrack, size: int) -> Lips:
+    points = normalise_mouth(track.landmarks, track.present)
+    return DrawnLips(points, _usable(track.landmarks, track.present)[1], size)
+
+
+def _film(tracks: Sequence[FaceTrack], frames: Iterable[GreyFrame], size: int, folder: Path | None) -> list[Lips]:
+    """The field's recipe for all people in one pass over the frames."""
+    n_frames = len(tracks[0].present) if tracks else 0
+    maps = [_crop_maps(track.landmarks, track.present, size) for track in tracks]
+    blank = bytes(size * size)
+    with ExitStack() as stack:
+        try:
+            files = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in tracks]
+            n_read = 0
+            for frame, index in zip(frames, range(n_frames), strict=False):
+                n_read += 1
+                for file, (affines, usable) in zip(files, maps, strict=True):
+                    file.write(warp(frame.image, affines[index], size).tobytes() if usable[index] else blank)
+            for file in files:
+                file.flush()
+        except OSError as error:
+            place = folder or tempfile.gettempdir()
+            raise OutputError(f"cannot keep the mouth pictures in {place}: {error}") from error
+        if n_read < n_frames:
+            raise FaceError(f"the video gave {n_read} frames for the lips but {n_frames} for the faces")
+        stack.pop_all()
+    return [FilmedLips(file, usable, size) for file, (_, usable) in zip(files, maps, strict=True)]
+
+
+def _crop_maps(landmarks: np.ndarray, present: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each pixel of the crop lies in its frame.
+
+    As published: the similarity comes from the mean of this and the next eleven frames (at the end of a shot: of its
+    last twelve), the crop's centre from this frame's mouth, rounded to whole pixels of the mean face.
+
+    Returns:
+        affine maps (F, 2, 3) from crop to frame, and usable (F,) bool.
+    """
+    filled, usable, shots = _usable(landmarks, present)
+    maps = np.zeros((len(present), 2, 3))
+    for shot in shots:
+        points = filled[shot].astype(np.float64)  # (n, 68, 2)
+        n_frames = len(points)
+        window = min(SMOOTHING_FRAMES, n_frames)
+        sums = np.concatenate([np.zeros((1, 5, 2)), np.cumsum(points[:, STABLE_POINTS], axis=0)])
+        start = np.minimum(np.arange(n_frames), n_frames - window)
+        turns, shifts = similarity((sums[start + window] - sums[start]) / window)
+        centre = np.einsum("fij,fj->fi", turns, points[:, MOUTH].mean(1)) + shifts  # (n, 2) px of the mean face
+        corner = np.round(centre) - CROP_SIZE // 2 + (CROP_SIZE - size) // 2
+        back = np.linalg.inv(turns)
+        maps[shot, :, :2] = back
+        maps[shot, :, 2] = np.einsum("fij,fj->fi", back, corner - shifts)
+    return maps, usable

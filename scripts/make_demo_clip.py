@@ -1,33 +1,28 @@
 """Make the bundled two-talker clip from freely licensed parts; docs/demo_clip.md tells what they are.
 
     apt-get install flite
-    python scripts/make_demo_clip.py                # voices and clip
-    python scripts/make_demo_clip.py --portraits    # the portraits too; needs scikit-image (and matplotlib)
+    python scripts/make_demo_clip.py
 
-Everything lands in lipsep/assets: portrait_*.jpg and portraits.json, demo_voices.flac, demo.json, demo.mp4. The same
-programs give the same clip.
+Writes lipsep/assets/demo_voices.flac, demo.json and demo.mp4; the portraits are there already (make_portraits.py).
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import importlib.util
 import json
+import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from lipsep.constants import FPS, SAMPLE_RATE
-from lipsep.data.puppets import Phone
+from lipsep.constants import SAMPLE_RATE
 from lipsep.data.scenes import build_clip, demo_people
+from lipsep.data.visemes import Phone
 from lipsep.errors import LipsepError
 
 ASSETS = Path(__file__).resolve().parents[1] / "lipsep" / "assets"
@@ -36,21 +31,8 @@ VOICE_RMS = 0.08  # of full scale, while speaking: both voices equally loud
 
 
 @dataclass(frozen=True)
-class PortraitSource:
-    """Where a portrait comes from; `box` is what is kept: left, top, right, bottom in px."""
-
-    name: str
-    package: str
-    file: str
-    box: tuple[int, int, int, int]
-    quality: int  # of the JPEG
-    credit: str
-    licence: str
-
-
-@dataclass(frozen=True)
 class Speaker:
-    """Who says what, left to right. `raised` scales pitch and formants after flite has spoken `stretch` times as long."""
+    """Who says what. `raised` scales pitch and formants after flite has spoken `stretch` times as long."""
 
     portrait: str
     flite_voice: str
@@ -60,26 +42,6 @@ class Speaker:
     text: str
 
 
-PORTRAITS = (
-    PortraitSource(
-        "collins",
-        "skimage",
-        "data/astronaut.png",
-        (65, 0, 385, 360),
-        88,
-        "NASA, portrait of the astronaut Eileen Collins (NASA Great Images; shipped with scikit-image)",
-        "public domain (work of the United States government)",
-    ),
-    PortraitSource(
-        "hopper",
-        "matplotlib",
-        "mpl-data/sample_data/grace_hopper.jpg",
-        (20, 0, 500, 540),
-        60,
-        "United States Navy, portrait of Commodore Grace Hopper, 20 January 1984 (shipped with matplotlib)",
-        "public domain (work of the United States government)",
-    ),
-)
 SPEAKERS = (
     Speaker(
         "collins",
@@ -100,36 +62,6 @@ SPEAKERS = (
         "Rain is good for tomatoes, but bad for music.",
     ),
 )
-
-
-def make_portraits() -> None:
-    """Crop the two portraits and find their landmarks."""
-    from lipsep.faces import find_faces
-    from lipsep.media import Frame
-
-    entries = {}
-    for source in PORTRAITS:
-        spec = importlib.util.find_spec(source.package)
-        if spec is None or spec.origin is None:
-            raise LipsepError(f"the portrait {source.name} ships with {source.package}, which is not installed")
-        original = Path(spec.origin).parent / source.file
-        left, top, right, bottom = source.box
-        picture = cv2.imread(str(original))[top:bottom, left:right]
-        file = f"portrait_{source.name}.jpg"
-        cv2.imwrite(str(ASSETS / file), picture, [cv2.IMWRITE_JPEG_QUALITY, source.quality])
-        grown = cv2.cvtColor(cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC), cv2.COLOR_BGR2RGB)
-        tracks = find_faces(Frame(index, index / FPS, grown) for index in range(FPS))
-        if len(tracks) != 1:
-            raise LipsepError(f"{len(tracks)} faces found in {original}; a portrait shows one")
-        landmarks = tracks[0].landmarks[-1] / 2
-        entries[source.name] = {
-            "file": file,
-            "credit": source.credit,
-            "licence": source.licence,
-            "original_sha256": hashlib.sha256(original.read_bytes()).hexdigest(),
-            "landmarks": np.round(landmarks, 1).astype(float).tolist(),
-        }
-    _write_json(ASSETS / "portraits.json", entries)
 
 
 def speak(speaker: Speaker) -> tuple[np.ndarray, list[Phone]]:
@@ -180,11 +112,13 @@ def make_voices() -> None:
     soundfile.write(ASSETS / "demo_voices.flac", np.stack(voices, axis=1), SAMPLE_RATE, subtype="PCM_16")
     entry = {
         "order": "left to right in the picture, first to last channel of demo_voices.flac",
-        "notice": "The voices and words are synthetic; nobody pictured said them, and NASA and the US Navy endorse nothing.",
+        "notice": "Voices and words are synthetic: nobody pictured said them; NASA and the US Navy endorse nothing.",
         "duration_s": DURATION_S,
         "people": people,
     }
-    _write_json(ASSETS / "demo.json", entry)
+    phone = re.compile(r'\[\s+("\w+"),\s+([\d.]+),\s+([\d.]+)\s+\]')  # one phone, one line
+    text = phone.sub(r"[\1, \2, \3]", json.dumps(entry, indent=1))
+    (ASSETS / "demo.json").write_text(text + "\n", "utf-8")
 
 
 def make_clip() -> None:
@@ -194,25 +128,6 @@ def make_clip() -> None:
         print(f"{path.name:24s} {path.stat().st_size / 1000:8.1f} kB")
 
 
-def _write_json(path: Path, content: dict) -> None:
-    """Readable, with one line per innermost list."""
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    lines, inner = [], []
-    for line in text.splitlines():
-        if inner or (line.strip() == "[" and lines and not lines[-1].rstrip().endswith(":")):
-            inner.append(line if not inner else line.strip())
-            if line.strip().rstrip(",") == "]":
-                lines.append(inner[0] + " ".join(inner[1:-1]) + inner[-1])
-                inner = []
-        else:
-            lines.append(line)
-    path.write_text("\n".join(lines) + "\n", "utf-8")
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Make the bundled two-talker clip.")
-    parser.add_argument("--portraits", action="store_true", help="also crop the portraits and find their landmarks")
-    if parser.parse_args().portraits:
-        make_portraits()
     make_voices()
     make_clip()

@@ -1,9 +1,8 @@
-"""The synthetic corpus, one person at a time: a still portrait whose mouth speaks a given phone sequence.
+"""The synthetic corpus, one person at a time: a still portrait whose mouth moves.
 
-Phones with their times (a speech synthesiser knows them) become three curves at 25 fps: how far the jaw is open, how
-wide the lips are drawn, how far the lower lip is tucked under the teeth. The curves move the 68 landmarks of the
-portrait; a triangle mesh over the landmarks carries the pixels along; the gap between the lips is painted. The result
-is no likeness of anybody's speech, but face detectors, landmark networks and lip readers take it for a talking face.
+Mouth curves (`lipsep.data.visemes`) move the 68 landmarks of a portrait; a triangle mesh over the landmarks carries the
+pixels along; the gap between the lips is painted. The result is no likeness of anybody's speech, but face detectors and
+landmark networks take it for a talking face.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,44 +19,6 @@ from scipy.spatial import Delaunay
 
 from lipsep.constants import FPS
 from lipsep.errors import MediaError
-
-CURVE_RATE = 200  # Hz, on which mouth curves are drawn before they are sampled at the middle of each video frame
-GLIDE_MS = 22.0  # standard deviation of the smoothing that lets neighbouring phones shape each other
-CLOSURE_MS = 45.0  # the lips need this long to open after, and to close before, p, b and m
-
-# Mouth shape per phone (CMU set): opening 0..1, width -1 (rounded) .. 1 (spread), lower lip under the teeth 0..1.
-# Diphthongs are two shapes.
-_SHAPES: dict[str, tuple[tuple[float, float, float], ...]] = {
-    "pau": ((0.0, 0.0, 0.0),),
-    **{phone: ((0.0, 0.0, 0.0),) for phone in ("p", "b", "m")},
-    **{phone: ((0.10, 0.1, 1.0),) for phone in ("f", "v")},
-    **{phone: ((0.18, 0.3, 0.0),) for phone in ("t", "d", "n", "s", "z")},
-    **{phone: ((0.24, -0.6, 0.0),) for phone in ("sh", "ch", "jh", "zh")},
-    **{phone: ((0.28, 0.0, 0.0),) for phone in ("k", "g", "ng")},
-    **{phone: ((0.22, 0.1, 0.0),) for phone in ("th", "dh")},
-    "hh": ((0.35, 0.0, 0.0),),
-    "l": ((0.36, 0.1, 0.0),),
-    "r": ((0.26, -0.6, 0.0),),
-    "w": ((0.14, -1.0, 0.0),),
-    "y": ((0.22, 0.6, 0.0),),
-    "aa": ((1.0, 0.0, 0.0),),
-    "ae": ((0.85, 0.5, 0.0),),
-    "ah": ((0.62, 0.1, 0.0),),
-    "ao": ((0.82, -0.6, 0.0),),
-    "aw": ((0.95, 0.1, 0.0), (0.35, -0.8, 0.0)),
-    "ax": ((0.42, 0.0, 0.0),),
-    "axr": ((0.40, -0.4, 0.0),),
-    "ay": ((1.0, 0.1, 0.0), (0.38, 0.7, 0.0)),
-    "eh": ((0.62, 0.4, 0.0),),
-    "er": ((0.40, -0.4, 0.0),),
-    "ey": ((0.52, 0.5, 0.0), (0.30, 0.8, 0.0)),
-    "ih": ((0.36, 0.4, 0.0),),
-    "iy": ((0.26, 0.9, 0.0),),
-    "ow": ((0.66, -0.7, 0.0), (0.28, -0.9, 0.0)),
-    "oy": ((0.70, -0.8, 0.0), (0.30, 0.6, 0.0)),
-    "uh": ((0.36, -0.6, 0.0),),
-    "uw": ((0.22, -1.0, 0.0),),
-}
 
 # Landmarks, iBUG-68 order.
 _JAW_DROP = np.sin(np.linspace(0.0, np.pi, 17)).astype(np.float32) ** 2  # of jaw points 0..16; the ears stay
@@ -70,14 +30,6 @@ _INNER_TOP, _INNER_BOTTOM = [60, 61, 62, 63, 64], [60, 67, 66, 65, 64]
 # Displacements at full opening and so on, in mouth widths of the portrait.
 _LOWER_LIP_DROP, _CHIN_DROP, _UPPER_LIP_RISE, _TEETH = 0.40, 0.33, 0.05, 0.12
 _RELAXED_WIDTH = 0.62  # widest mouth at rest, as a share of the distance between the outer corners of the eyes
-
-
-class Phone(NamedTuple):
-    """One phone of an utterance; `name` in the CMU set, ``pau`` for silence."""
-
-    name: str
-    start_s: float
-    stop_s: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,41 +68,6 @@ def load_portrait(name: str) -> Portrait:
     return Portrait(name, image, np.array(entries[name]["landmarks"], np.float32))
 
 
-def mouth_curves(phones: list[Phone], n_frames: int) -> np.ndarray:
-    """What the mouth does while it speaks.
-
-    Returns:
-        (n_frames, 3) float32: opening 0..1, width -1..1, tuck 0..1 at the middle of each video frame. The lips are
-        shut in silence, and for at least one instant of every p, b and m.
-
-    Raises:
-        MediaError: a phone that is not in the CMU set.
-    """
-    times, shapes = [min(0.0, phones[0].start_s) if phones else 0.0], [_SHAPES["pau"][0]]
-    for phone in phones:
-        if phone.name not in _SHAPES:
-            raise MediaError(f"unknown phone {phone.name!r}; known are {' '.join(sorted(_SHAPES))}")
-        targets = _SHAPES[phone.name]
-        if len(targets) == 1:
-            targets = targets * 2
-        length_s = phone.stop_s - phone.start_s
-        margin = 0.1 if phone.name == "pau" else 0.35  # share of the phone that belongs to the glide on either side
-        times += [phone.start_s + margin * length_s, phone.stop_s - margin * length_s]
-        shapes += targets
-    grid_s = (np.arange(n_frames * CURVE_RATE // FPS) + 0.5) / CURVE_RATE
-    curves = np.stack([np.interp(grid_s, times, column) for column in np.array(shapes).T], axis=1)
-    after_speech = grid_s > (phones[-1].stop_s if phones else 0.0)
-    curves[after_speech] = 0.0
-    curves = gaussian_filter1d(curves, GLIDE_MS / 1000 * CURVE_RATE, axis=0, mode="nearest")
-    for phone in phones:
-        if phone.name in ("p", "b", "m"):
-            middle_s, half_s = (phone.start_s + phone.stop_s) / 2, max(0.02, (phone.stop_s - phone.start_s) / 2)
-            outside = np.clip((np.abs(grid_s - middle_s) - half_s) / (CLOSURE_MS / 1000), 0.0, 1.0)
-            curves[:, 0] *= outside
-    middle = CURVE_RATE // FPS // 2
-    return curves[middle :: CURVE_RATE // FPS][:n_frames].astype(np.float32)  # (F, 3)
-
-
 def head_motion(n_frames: int, seed: int) -> np.ndarray:
     """Slow idle movement of a head.
 
@@ -187,12 +104,11 @@ class Puppet:
         )
         self.scale = scale
         self._offset = np.array([width / 2, height / 2]) - scale * centre  # portrait px -> panel px
+        self._to_portrait = np.array([[1, 0], [0, 1], -self._offset]) / scale
         self._rest = _at_rest(face)
         self.mouth_width = float(np.linalg.norm(self._rest[54] - self._rest[48]))
-        rim = _rim(source_width, source_height)
-        self._n_ring = 16
-        self._rim = rim
-        self._source = np.concatenate([face, _ring(face, self._n_ring), rim]).astype(np.float32)
+        self._ring, self._rim = surround(face, source_width, source_height)
+        self._source = np.concatenate([face, self._ring, self._rim])  # (P, 2) portrait px
         slightly_open = self._place(np.array([0.3, 0.0, 0.0], np.float32), np.zeros(4, np.float32))
         triangles = Delaunay(slightly_open).simplices
         inside = np.isin(triangles, np.arange(60, 68)).all(axis=1)
@@ -223,7 +139,8 @@ class Puppet:
             (height, width, 3) uint8 RGB.
         """
         placed = self._place(mouth, pose) * self.scale + self._offset  # (P, 2) panel px
-        picture = self._warp(placed)
+        size = (self.width, self.height)
+        picture = carry(self.portrait.image, self._source, placed, self._triangles, size, self._to_portrait)
         self._paint_gap(picture, placed)
         return picture
 
@@ -247,7 +164,7 @@ class Puppet:
         x *= 1.0 + (0.10 if width > 0 else 0.26) * width
         points[48:68] = middle + x[:, None] * across + y[:, None] * down
         points[:17] += (opening * _CHIN_DROP * self.mouth_width * _JAW_DROP)[:, None] * down
-        head = np.concatenate([points, self._source[68 : 68 + self._n_ring]])
+        head = np.concatenate([points, self._ring])
         return np.concatenate([self._pose(head, pose), self._rim])
 
     def _pose(self, head: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -257,23 +174,6 @@ class Puppet:
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         shift = self.face_width * np.array([right, lower])
         return (1.0 + growth) * (head - neck) @ turn.T + neck + shift
-
-    def _warp(self, placed: np.ndarray) -> np.ndarray:
-        """Carry the portrait's pixels along with the mesh."""
-        corners = np.concatenate([placed[self._triangles], np.ones((len(self._triangles), 3, 1))], axis=2)
-        area = np.abs(np.linalg.det(corners))
-        usable = area > 1e-3
-        corners, triangles = corners[usable], self._triangles[usable]
-        back = np.linalg.solve(corners, self._source[triangles]).astype(np.float32)  # (N, 3, 2): panel -> portrait
-        whole = np.array([[1, 0], [0, 1], -self._offset], np.float32) / self.scale
-        labels = np.full((self.height, self.width), len(back), np.int32)
-        for label, triangle in enumerate(placed[triangles]):
-            cv2.fillConvexPoly(labels, np.round(triangle * 16).astype(np.int32), label, shift=4)
-        back = np.concatenate([back, whole[None].astype(np.float32)])[labels]  # (height, width, 3, 2)
-        x = np.arange(self.width, dtype=np.float32)[None, :, None]
-        y = np.arange(self.height, dtype=np.float32)[:, None, None]
-        where = x * back[:, :, 0] + y * back[:, :, 1] + back[:, :, 2]
-        return cv2.remap(self.portrait.image, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
     def _paint_gap(self, picture: np.ndarray, placed: np.ndarray) -> None:
         """Paint the inside of the mouth, or the line where the lips meet, into `picture`."""
@@ -292,6 +192,53 @@ class Puppet:
         _blend(patch, (52, 20, 20), inside)
         _blend(patch, (140, 72, 68), 0.7 * inside * _polygon(patch, tongue, 3.0 * soft))
         _blend(patch, (228, 218, 206), 0.85 * inside * _polygon(patch, teeth, 1.2 * soft))
+
+
+def carry(
+    image: np.ndarray,
+    source: np.ndarray,
+    placed: np.ndarray,
+    triangles: np.ndarray,
+    size: tuple[int, int],
+    elsewhere: np.ndarray,
+) -> np.ndarray:
+    """Warp a picture piecewise affinely: each triangle of `source` points lands on the same one of `placed` points.
+
+    Args:
+        image: (H, W, 3) uint8.
+        source, placed: (P, 2) px in `image` and in the result.
+        triangles: (N, 3) int, of points.
+        size: width and height of the result.
+        elsewhere: (3, 2) affine map from (x, y, 1) of the result to `image`, for pixels in no triangle.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    corners = np.concatenate([placed[triangles], np.ones((len(triangles), 3, 1))], axis=2)
+    usable = np.abs(np.linalg.det(corners)) > 1e-3
+    corners, triangles = corners[usable], triangles[usable]
+    back = np.linalg.solve(corners, source[triangles])  # (N, 3, 2)
+    width, height = size
+    labels = np.full((height, width), len(back), np.int32)
+    for label, triangle in enumerate(placed[triangles]):
+        cv2.fillConvexPoly(labels, np.round(triangle * 16).astype(np.int32), label, shift=4)
+    back = np.concatenate([back, elsewhere[None]]).astype(np.float32)[labels]  # (height, width, 3, 2)
+    x = np.arange(width, dtype=np.float32)[None, :, None]
+    y = np.arange(height, dtype=np.float32)[:, None, None]
+    where = x * back[:, :, 0] + y * back[:, :, 1] + back[:, :, 2]
+    return cv2.remap(image, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def surround(landmarks: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mesh points beyond the landmarks: (16, 2) around the head, which move with it so that hair and ears do too, and
+    (16, 2) on the border of a picture of that size, which stay."""
+    centre = (landmarks[:17].mean(axis=0) + landmarks[17:27].mean(axis=0)) / 2
+    angle = np.linspace(0.0, 2 * np.pi, 16, endpoint=False)
+    radii = np.array([0.72, 1.0]) * np.ptp(landmarks[:17, 0])
+    ring = centre + radii * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    along_x, along_y = np.linspace(0, width - 1, 5), np.linspace(0, height - 1, 5)[1:-1]
+    rows = [(x, y) for y in (0, height - 1) for x in along_x] + [(x, y) for x in (0, width - 1) for y in along_y]
+    return ring, np.array(rows, np.float64)
 
 
 def _at_rest(landmarks: np.ndarray) -> np.ndarray:
@@ -315,21 +262,6 @@ def _at_rest(landmarks: np.ndarray) -> np.ndarray:
     x = x * min(1.0, _RELAXED_WIDTH * np.linalg.norm(landmarks[45] - landmarks[36]) / (2 * half))
     rest[48:68] = corner + x[:, None] * along + y[:, None] * down
     return rest
-
-
-def _ring(landmarks: np.ndarray, n_points: int) -> np.ndarray:
-    """Points around the head that move with it, so that hair and ears do too."""
-    centre = (landmarks[:17].mean(axis=0) + landmarks[17:27].mean(axis=0)) / 2
-    angle = np.linspace(0.0, 2 * np.pi, n_points, endpoint=False)
-    radii = np.array([0.72, 1.0]) * np.ptp(landmarks[:17, 0])
-    return centre + radii * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def _rim(width: int, height: int, n_points: int = 5) -> np.ndarray:
-    """Points on the border of the portrait, which stay."""
-    along_x, along_y = np.linspace(0, width - 1, n_points), np.linspace(0, height - 1, n_points)[1:-1]
-    rows = [(x, y) for y in (0, height - 1) for x in along_x] + [(x, y) for x in (0, width - 1) for y in along_y]
-    return np.array(rows, np.float64)
 
 
 def _smooth_line(points: np.ndarray) -> np.ndarray:

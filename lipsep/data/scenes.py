@@ -19,7 +19,8 @@ import soundfile
 from scipy.signal import resample_poly
 
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from lipsep.data.puppets import Phone, Puppet, head_motion, load_portrait, mouth_curves
+from lipsep.data.puppets import Puppet, head_motion, load_portrait
+from lipsep.data.visemes import Phone, mouth_curves
 from lipsep.errors import MediaError
 
 WALL = (92, 98, 104)  # RGB of a panel that nobody is in
@@ -132,7 +133,8 @@ def build_clip(
     shots = list(shots) if shots is not None else [Shot(0.0, tuple(range(len(people))))]
     _check(people, shots)
     n_frames = round(duration_s * FPS)
-    shot_of_frame = np.searchsorted([round(shot.start_s * FPS) for shot in shots], np.arange(n_frames), side="right") - 1
+    starts = [round(shot.start_s * FPS) for shot in shots]
+    shot_of_frame = np.searchsorted(starts, np.arange(n_frames), side="right") - 1
     visible = np.array([[k in shots[s].who for s in shot_of_frame] for k in range(len(people))])  # (P, F)
     spoken = [_speak(person, n_frames) for person in people]
     voices = np.stack([voice for voice, _ in spoken])  # (P, T)
@@ -214,11 +216,13 @@ def _film(
             else:
                 frame[top:bottom, left:right] = puppets[key].render(clip.curves[k, index], motion[k][index])
                 where = puppets[key].landmarks(clip.curves[k, index], motion[k][index])
-            clip.landmarks[k, index] = where + [left, top]
+            clip.landmarks[k, index] = where + np.array([left, top])
         yield frame
 
 
-def _write(path: Path, frames: Iterator[np.ndarray], mixture: np.ndarray, size: tuple[int, int], x264: dict[str, str]) -> None:
+def _write(
+    path: Path, frames: Iterator[np.ndarray], mixture: np.ndarray, size: tuple[int, int], x264: dict[str, str]
+) -> None:
     """Encode frames and the sound (T,) at 16 kHz side by side."""
     up = MIXTURE_RATE // SAMPLE_RATE
     sound = resample_poly(mixture, up, 1).astype(np.float32)[None]  # (1, 3 T)

@@ -1,0 +1,294 @@
+"""The command line. It only translates: options into calls, progress into bars, errors into one line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lipsep.errors import LipsepError, ModelError, OutputError
+
+if TYPE_CHECKING:
+    from lipsep.separator import Separator
+
+# torch, OpenCV and the models are imported inside the commands, so that --help and typing errors answer at once
+
+app = typer.Typer(
+    name="lipsep",
+    help="A video goes in; for every person who is visible, that person's voice comes out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+STEP_NAMES = {
+    "read": "reading the sound",
+    "faces": "finding faces",
+    "lips": "reading lips",
+    "separate": "separating voices",
+    "write": "writing results",
+}
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps; auto is CUDA where there is one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads to use; default: all.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"lipsep {version('lipsep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def separate(
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(metavar="INPUT...", help="Video files.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", "--output", help="Results of FILE.mp4 go to OUT/FILE/.")] = Path(
+        "separated"
+    ),
+    model: Annotated[
+        str | None, typer.Option(help="Name, folder or hub id of the model; see 'lipsep models'.", show_default=False)
+    ] = None,
+    speakers: Annotated[
+        int | None, typer.Option(min=1, help="Keep the N people seen most; default: everyone who matters.")
+    ] = None,
+    detect_every_n: Annotated[int, typer.Option(min=1, help="Look for new faces in every n-th frame.")] = 5,
+    face_scale: Annotated[float, typer.Option(help="2 finds faces of half the size, more slowly.")] = 1.0,
+    device: Device = "auto",
+    keep_offscreen: Annotated[
+        bool, typer.Option("--keep-offscreen", help="Also hear people while they are not visible.")
+    ] = False,
+    video: Annotated[
+        str, typer.Option(help="A video per person: none, original, or tracked (boxes drawn in).")
+    ] = "original",
+    save_artifacts: Annotated[
+        bool, typer.Option("--save-artifacts", help="Also write landmarks and the lip pictures the model saw.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished work again and replace it.")] = False,
+    threads: Threads = None,
+    published_input: Annotated[list[Path] | None, typer.Option("--input", hidden=True)] = None,
+    published_cuda_device: Annotated[int | None, typer.Option("--cuda-device", hidden=True)] = None,
+    published_config: Annotated[Path | None, typer.Option("--config", hidden=True)] = None,
+) -> None:
+    """Separate the voices of everyone who is visible in each INPUT.
+
+    OUT/FILE/ receives speaker_1.wav, speaker_1.mp4, ..., residual.wav (what nobody visible said), overview.png (who is
+    who) and report.json. Finished work is left alone unless --overwrite is given.
+    """
+    sources = [*(inputs or []), *(published_input or [])]
+    if not sources:
+        raise typer.BadParameter("name at least one video file", param_hint="INPUT")
+    stems = [source.stem for source in sources]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise OutputError(f"two inputs would both write to '{out / twice[0]}': separate them with different -o")
+    if published_cuda_device is not None:
+        device = f"cuda:{published_cuda_device}" if published_cuda_device >= 0 else "cpu"
+    if published_config is not None and model is None:
+        model = _model_beside(published_config)
+    separator = _separator(model, device, threads)
+
+    failed = 0
+    for source in sources:
+        try:
+            with _progress(source.name) as hook:
+                result = separator(
+                    source,
+                    out / source.stem,
+                    speakers=speakers,
+                    detect_every_n=detect_every_n,
+                    face_scale=face_scale,
+                    keep_offscreen=keep_offscreen,
+                    video=video,
+                    overwrite=overwrite,
+                    save_artifacts=save_artifacts,
+                    hook=hook,
+                )
+        except LipsepError as error:
+            if len(sources) == 1:
+                raise
+            _complain(str(error))
+            failed += 1
+            continue
+        if result.skipped:
+            typer.echo(f"{source.name}: already done in '{out / source.stem}', nothing to do (--overwrite to redo)")
+            continue
+        for warning in result.report["warnings"]:
+            typer.echo(f"note: {warning}", err=True)
+        people, seconds = len(result.tracks), result.report["seconds"]["total"]
+        typer.echo(
+            f"{source.name}: {people} {'person' if people == 1 else 'people'}, "
+            f"{result.report['input']['duration_s']:.1f} s of video in {seconds:.1f} s; "
+            f"results in '{out / source.stem}', begin with overview.png"
+        )
+    if failed:
+        raise OutputError(f"{failed} of {len(sources)} files could not be separated, see above")
+
+
+@app.command()
+def models() -> None:
+    """List the models and the weights that are at hand, with licence and size."""
+    import lipsep.models
+    from lipsep.checkpoints import available_weights
+
+    typer.echo("models (create_model, train):")
+    for name in lipsep.models.list_models():
+        typer.echo(f"  {name}")
+    typer.echo("weights (separate --model):")
+    for entry in available_weights():
+        typer.echo(f"  {entry.name}: {entry.size / 1e6:.1f} MB, {entry.licence}; {entry.provenance}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, for example recipes/dolphin/laptop.yaml.")],
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
+) -> None:
+    """Train a model by a recipe, or go on with an unfinished run of it."""
+    try:
+        from lipsep.training import train as run_training
+
+        folder = run_training(recipe, resume=not restart)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("lipsep"):
+            raise
+        raise ModelError(f"training needs the package '{error.name}': run  pip install 'lipsep[train]'") from error
+    typer.echo(f"trained: '{folder}'; use it with  lipsep separate FILE --model '{folder}'")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the results go.")] = Path("demo_output"),
+    model: Annotated[str | None, typer.Option(help="Another model than the default.", show_default=False)] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Separate the bundled clip of two people, of which the clean voices are known, and say how well it went."""
+    separator = _separator(model, device, threads)
+    from lipsep.demo import run_demo
+
+    with _progress("the bundled clip") as hook:
+        reached = run_demo(separator, out, hook)
+    for person, (before, gain) in enumerate(zip(reached.si_snr_before_db, reached.si_snri_db, strict=True), 1):
+        typer.echo(
+            f"person {person} from the left: {before:+.1f} dB in the mixture, {before + gain:+.1f} dB after: "
+            f"SI-SNRi {gain:+.1f} dB"
+        )
+    typer.echo(f"look at  {out / 'overview.png'}\nlisten to  {out / 'speaker_1.wav'}  and  {out / 'speaker_2.wav'}")
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 refused or failed for a reason that is told, 2 wrong usage or a defect, 130 Ctrl-C."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = ["--debug"] * debug + [a for a in arguments if a != "--debug"]  # may stand anywhere
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app(arguments)
+    except _Stopped as stopped:
+        _leave(128 + stopped.args[0], "stopped; what was unfinished is removed, the same command starts it again")
+    except LipsepError as error:
+        if debug:
+            raise
+        _leave(1, str(error))
+    except Exception as error:
+        if debug:
+            raise
+        _leave(2, f"unexpected {type(error).__name__}: {error}; run with --debug for the traceback")
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or a request to end: unwinds everything, so that temporary files go; typer would swallow the usual one."""
+
+
+def _stop(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # asked twice, the process ends at once
+    raise _Stopped(number)
+
+
+def _leave(code: int, message: str) -> None:
+    _complain(message)
+    sys.exit(code)
+
+
+def _complain(message: str) -> None:
+    """One line on stderr, red on a terminal."""
+    typer.secho("lipsep: " + " ".join(message.split()), fg="red", err=True)
+
+
+def _separator(model: str | None, device: str, threads: int | None) -> Separator:
+    import cv2
+    import torch
+
+    from lipsep.separator import DEFAULT_MODEL, Separator
+
+    if threads:
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
+    return Separator(model or DEFAULT_MODEL, device)
+
+
+def _model_beside(config: Path) -> str | None:
+    """The published script's --config: a folder, or a file beside the weights; lipsep reads settings from there."""
+    folder = config if config.is_dir() else config.parent
+    if (folder / "model.safetensors").is_file():
+        return str(folder)
+    raise ModelError(
+        f"--config '{config}': no model.safetensors beside it; use --model with a name from 'lipsep models'"
+    )
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar per step on a terminal, nothing elsewhere. Python warnings are kept off the bars; the report has them."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description:<18}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()]
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    with warnings.catch_warnings(), bars:
+        warnings.simplefilter("ignore")
+        if console.is_terminal:
+            console.print(title, markup=False)
+        tasks: dict[str, int] = {}
+
+        def hook(step: str, completed: int, total: int | None) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(STEP_NAMES.get(step, step), total=total)
+            bars.update(tasks[step], completed=completed, total=total)
+
+        yield hook
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Results on disk: prepared in a hidden folder, shown under their final names only when all are complete."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lipsep.errors import OutputError
+
+REPORT = "report.json"  # written last: where it is, the work is finished
+STAGING_PREFIX = ".unfinished-"
+STALE_AFTER_S = 6 * 3600  # an unfinished folder that nothing has touched for so long was left by a killed run
+_CANNOT_WRITE = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EEXIST", "ENAMETOOLONG")
+    if hasattr(errno, name)
+}
+
+
+class OutputFolder:
+    """The folder of one run. Use as a context manager: `staging` is a private folder for work in progress.
+
+    `publish` moves what is in `results` to the final names, `report.json` last. Without `publish`, also after an error
+    or Ctrl-C, nothing is left behind, not even the folder itself if it was not there before.
+
+    Raises:
+        OutputError: the folder cannot be made or written to; told on entry, before any work is done.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._made: list[Path] = []
+
+    def __enter__(self) -> OutputFolder:
+        with writing_to(self.path):
+            self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._remove_stale()
+                self.staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.path))
+                self.results = self.staging / "results"
+                self.results.mkdir()
+            except OSError:
+                self._remove_empty()
+                raise
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        shutil.rmtree(self.staging, ignore_errors=True)
+        if kind is not None:
+            self._remove_empty()
+
+    def finished_report(self) -> dict | None:
+        """The report of finished work in this folder, or None; see `finished_report`."""
+        return finished_report(self.path)
+
+    def publish(self, report: dict) -> list[Path]:
+        """Move every result to its final name, replacing what an earlier run left; `report.json` comes last."""
+        with writing_to(self.path):
+            text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+            (self.staging / REPORT).write_text(text, encoding="utf-8")
+            earlier = finished_report(self.path) or {"files": []}
+            (self.path / REPORT).unlink(missing_ok=True)
+            results = sorted(p.relative_to(self.results) for p in self.results.rglob("*") if p.is_file())
+            for name in set(map(Path, earlier["files"])) - set(results):
+                (self.path / name).unlink(missing_ok=True)
+            for name in results:
+                (self.path / name).parent.mkdir(exist_ok=True)
+                os.replace(self.results / name, self.path / name)
+            os.replace(self.staging / REPORT, self.path / REPORT)
+        return [self.path / name for name in (*results, Path(REPORT))]
+
+    def _remove_stale(self) -> None:
+        for folder in self.path.glob(STAGING_PREFIX + "*"):
+            touched = max((p.stat().st_mtime for p in (folder, *folder.rglob("*"))), default=0)
+            if time.time() - touched > STALE_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove_empty(self) -> None:
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:  # somebody else has put a file there, or it was never made
+                return
+
+
+def finished_report(folder: Path) -> dict | None:
+    """The report of finished work in `folder`: lipsep's own, with every file that it lists still there. Else None."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        complete = all((folder / name).is_file() for name in report["files"])
+        return report if complete and "lipsep" in report else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn failures of the disk under `folder` into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check its rights"
+        reason = os.strerror(error.errno)
+        raise OutputError(f"cannot write to '{folder}': {reason}; {remedy} or choose another folder with -o") from error

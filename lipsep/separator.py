@@ -1,0 +1,347 @@
+"""The main path as one object: a video goes in, one voice per visible person comes out."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from lipsep.checkpoints import load_model
+from lipsep.clip import ArrayClip, Clip, FileClip
+from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from lipsep.errors import FaceError, MediaError, ModelError, OutputError
+from lipsep.faces import FaceTrack, find_faces
+from lipsep.lips import extract_lips, lip_recipe
+from lipsep.models import SeparationModel
+from lipsep.outputs import REPORT, OutputFolder, finished_report, writing_to
+from lipsep.report import peak_memory_mib, presence_runs, versions
+from lipsep.voices import VIDEO_CHOICES, SampleSpool, SeparatedVoices, is_result_name, write_results
+from lipsep.windows import Hook, separate_windows
+
+DEFAULT_MODEL = "dolphin_laptop"
+HOLD_FRAMES = FPS // 2  # who is out of sight for so short a time (a hand, a glance aside, the end) is heard on
+STILL_MOUTH = 0.01  # `FaceTrack.mouth_motion` below which a face hardly speaks
+
+
+@dataclass
+class SeparationResult:
+    """What one run found. Voices are in memory only when no output folder was given."""
+
+    tracks: list[FaceTrack]
+    report: dict[str, Any]
+    voices: np.ndarray | None = None
+    """float32 (n_people, T) at 16 kHz, in the order of `tracks`; as long as the input and aligned with it."""
+    residual: np.ndarray | None = None
+    """float32 (T,): the mixture minus all voices."""
+    files: list[Path] = field(default_factory=list)
+    skipped: bool = False
+    """True: the folder already held this very result, nothing was done, `tracks` is empty."""
+
+
+class Separator:
+    """Separates the voices of everyone who is visible in a video.
+
+        result = Separator()("interview.mp4", "results/interview")
+        voices = Separator("JusperLee/Dolphin", device="cuda")("interview.mp4").voices
+
+    Args:
+        model: a registered name with weights, a folder with config.json and model.safetensors, a hub id, or a
+            `SeparationModel` (which is switched to evaluation mode and moved to the device).
+        device: "auto" (CUDA where there is one, else the processor), "cpu", "cuda", "cuda:1" or "mps".
+        window_s, overlap_s, batch: see `lipsep.windows.separate_windows`; batch None means 8 on a GPU, 2 elsewhere.
+
+    Raises:
+        ModelError: unknown model or device. WeightsError: missing, damaged or foreign weights.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | SeparationModel = DEFAULT_MODEL,
+        device: str = "auto",
+        *,
+        window_s: float = 4.0,
+        overlap_s: float = 1.0,
+        batch: int | None = None,
+    ) -> None:
+        self.device = choose_device(device)
+        loaded = model if isinstance(model, torch.nn.Module) else load_model(os.fspath(model))
+        self.model = loaded.to(self.device).prepare_for_inference()
+        self.window_s, self.overlap_s = window_s, overlap_s
+        self.batch = batch or (2 if self.device.type == "cpu" else 8)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, device: str = "auto", **options: Any) -> Separator:
+        """A hub id such as "JusperLee/Dolphin", or a local folder in the hub's layout; loaded strictly."""
+        return cls(name, device, **options)
+
+    def __call__(
+        self,
+        source: str | os.PathLike | BinaryIO | tuple[np.ndarray, np.ndarray],
+        out_dir: str | os.PathLike | None = None,
+        *,
+        speakers: int | None = None,
+        detect_every_n: int = 5,
+        face_scale: float = 1.0,
+        keep_offscreen: bool = False,
+        video: str = "original",
+        overwrite: bool = False,
+        save_artifacts: bool = False,
+        hook: Hook | None = None,
+    ) -> SeparationResult:
+        """Separate one video.
+
+        Args:
+            source: a path, a seekable binary file, or (waveform float (T,) at 16 kHz, frames uint8 (F, H, W, 3) RGB at
+                25 fps).
+            out_dir: where speaker_1.wav, speaker_1.mp4, ..., residual.wav, overview.png and report.json go, streamed
+                so that an hour needs no more memory than a minute. None: nothing is written, voices come as arrays.
+            speakers: keep only so many people, the most present. None: everyone who is visible long enough to matter.
+            detect_every_n: look for new faces in every n-th frame; in between they are tracked.
+            face_scale: enlarge the picture for the detector, 2 finds faces of half the size.
+            keep_offscreen: also hear people while they are not visible (default: silence, after 80 ms).
+            video: per-person video "original" (picture copied unchanged), "tracked" (boxes drawn in) or "none".
+            overwrite: replace finished work in `out_dir`. Without it the same job is skipped, another is refused.
+            save_artifacts: also write landmarks (.npz) and the lip pictures that the model saw (.mp4).
+            hook: called as `hook(step, completed, total)`, steps "read", "faces", "lips", "separate", "write".
+
+        Raises:
+            MediaError: no sound, no pictures, or a file that cannot be read.
+            FaceError: nobody is visible.
+            OutputError: the folder cannot be written, or holds finished work of another job.
+        """
+        if video not in VIDEO_CHOICES:
+            raise OutputError(f"video '{video}' is not a choice: use {', '.join(VIDEO_CHOICES)}")
+        clip: Clip = ArrayClip(*source) if isinstance(source, tuple) else FileClip(source)
+        settings = {
+            "model": self.model.name,
+            "speakers": speakers,
+            "detect_every_n": detect_every_n,
+            "face_scale": face_scale,
+            "keep_offscreen": keep_offscreen,
+            "video": video,
+            "save_artifacts": save_artifacts,
+            "window_s": self.window_s,
+            "overlap_s": self.overlap_s,
+        }
+        run = _Run(clip, settings, hook)
+        if out_dir is None:
+            with tempfile.TemporaryDirectory(prefix="lipsep-") as work, writing_to(Path(work)), ExitStack() as stack:
+                found = self._separate(run, Path(work), stack)
+                voices = np.stack([v.read(0, v.n_samples) for v in found.voices])
+                residual = found.residual.read(0, found.residual.n_samples)
+                return SeparationResult(found.tracks, self._report(run, found, []), voices, residual)
+
+        out_dir = Path(out_dir)
+        earlier = _finished(out_dir, clip, settings, overwrite)
+        if earlier:
+            files = [out_dir / name for name in (*earlier["files"], REPORT)]
+            return SeparationResult([], earlier, files=files, skipped=True)
+        with OutputFolder(out_dir) as folder, writing_to(out_dir), ExitStack() as stack:
+            found = self._separate(run, folder.staging, stack)
+            with run.step("write"):
+                write_results(found, clip, folder, video=video, save_artifacts=save_artifacts, progress=run.progress)
+            if found.scale < 1:
+                run.warn(f"voices louder than full scale: every file is scaled by the same factor {found.scale:.3f}")
+            names = sorted(p.relative_to(folder.results).as_posix() for p in folder.results.rglob("*") if p.is_file())
+            report = self._report(run, found, names)
+            return SeparationResult(found.tracks, report, files=folder.publish(report))
+
+    def _separate(self, run: _Run, work: Path, stack: ExitStack) -> SeparatedVoices:
+        """Sound, faces, lips and voices, in this order; everything long lies in files under `work`."""
+        clip, settings = run.clip, run.settings
+
+        def spool(name: str) -> SampleSpool:
+            return stack.enter_context(closing(SampleSpool(work / f"{name}.f32")))
+
+        with run.step("read"):
+            mixture = spool("mixture")
+            for block in clip.audio():
+                mixture.append(block)
+                run.progress("read", mixture.n_samples, clip.n_samples)
+            if not mixture.n_samples:
+                raise MediaError(f"'{clip.name}' has a sound track without any sound in it: nothing to separate")
+        with run.step("faces"):
+            tracks = find_faces(
+                run.counted("faces", clip.frames(), clip.n_frames),
+                n_frames=clip.n_frames,
+                speakers=settings["speakers"],
+                detect_every_n=settings["detect_every_n"],
+                face_scale=settings["face_scale"],
+            )
+            if not tracks:
+                raise FaceError(_nobody(run))
+            if settings["speakers"] and len(tracks) < settings["speakers"]:
+                run.warn(f"only {len(tracks)} of the {settings['speakers']} people asked for are visible long enough")
+            for track in tracks:
+                if track.mouth_motion < STILL_MOUTH:
+                    run.warn(f"the lips of person {track.person} hardly move: silent, or a picture on the wall")
+        with run.step("lips"):
+            recipe = lip_recipe(self.model.lip_recipe)
+            frames = run.counted("lips", clip.frames(grey=True), clip.n_frames) if recipe.source == "pixels" else ()
+            lips = [stack.enter_context(each) for each in extract_lips(tracks, frames, recipe, work)]
+        with run.step("separate"):
+            n_frames = -(-mixture.n_samples // SAMPLES_PER_FRAME)
+            found = SeparatedVoices(
+                tracks, lips, mixture, [spool(f"voice_{t.person}") for t in tracks], spool("residual")
+            )
+            blocks = separate_windows(
+                self.model,
+                mixture.read,
+                mixture.n_samples,
+                lips,
+                None if settings["keep_offscreen"] else [_heard(t.present, n_frames) for t in tracks],
+                window_s=self.window_s,
+                overlap_s=self.overlap_s,
+                batch=self.batch,
+                device=self.device,
+                hook=run.progress,
+                warn=run.warn,
+            )
+            for start, block in blocks:
+                found.add(mixture.read(start, start + block.shape[1]), block)
+        return found
+
+    def _report(self, run: _Run, found: SeparatedVoices, files: list[str]) -> dict[str, Any]:
+        clip, duration_s = run.clip, found.mixture.n_samples / SAMPLE_RATE
+        total_s = sum(run.seconds.values())
+        return {
+            "lipsep": versions()["lipsep"],
+            "input": {
+                "name": clip.name,
+                "signature": clip.signature,
+                "duration_s": round(duration_s, 3),
+                "n_samples": found.mixture.n_samples,
+                "n_frames": clip.n_frames,
+            },
+            "settings": run.settings,
+            "model": {
+                "name": self.model.name,
+                "parameters": sum(p.numel() for p in self.model.parameters()),
+                "lip_recipe": self.model.lip_recipe,
+                "levels": "of the model" if self.model.keeps_level else "least squares on the mixture, per window",
+                "device": str(self.device),
+            },
+            "tracks": [
+                {
+                    "person": t.person,
+                    "visible_s": round(float(t.present.sum()) / FPS, 2),
+                    "presence": presence_runs(t.present),
+                    "mouth_motion": round(t.mouth_motion, 4),
+                    "level_dbfs": level,
+                    "files": [name for name in files if re.match(rf"(artifacts/)?speaker_{t.person}[._]", name)],
+                }
+                for t, level in zip(found.tracks, found.levels_dbfs(), strict=True)
+            ],
+            "scale": found.scale,
+            "seconds": {**run.seconds, "total": round(total_s, 3)},
+            "real_time_factor": round(total_s / duration_s, 4),
+            "peak_memory_mib": peak_memory_mib(),
+            "peak_gpu_memory_mib": _peak_gpu_memory_mib(self.device),
+            "versions": versions(),
+            "warnings": run.warnings,
+            "files": files,
+        }
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """ "auto" takes CUDA where there is one, else the processor.
+
+    Raises:
+        ModelError: the name means nothing, or this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"device '{name}' is unknown: use auto, cpu, cuda, cuda:0 or mps") from None
+    n_cuda = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= n_cuda:
+        raise ModelError(f"device '{name}' asked for, but {n_cuda} CUDA devices are usable here: use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("device 'mps' asked for, but this machine has none: use --device cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ModelError(f"device '{name}' is not supported: use auto, cpu, cuda, cuda:0 or mps")
+    return device
+
+
+class _Run:
+    """One call: its input and settings, the progress it reports, the time each step took, what it warned of."""
+
+    def __init__(self, clip: Clip, settings: dict[str, Any], hook: Hook | None) -> None:
+        self.clip, self.settings, self._hook = clip, settings, hook
+        self.seconds: dict[str, float] = {}
+        self.warnings: list[str] = []
+        self.n_looked_at = 0  # frames
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+    def progress(self, step: str, completed: int, total: int | None) -> None:
+        if self._hook:
+            self._hook(step, completed, total)
+
+    def counted(self, step: str, items: Iterable, total: int | None) -> Iterator:
+        for n, item in enumerate(items, 1):
+            yield item
+            self.n_looked_at = n
+            self.progress(step, n, total)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        warnings.warn(text, stacklevel=3)
+
+
+def _finished(out_dir: Path, clip: Clip, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """The report of this very job, if it is already done. Raises OutputError where other work would be lost."""
+    if clip.path and clip.path.resolve().parent == out_dir.resolve() and is_result_name(clip.path.name):
+        raise OutputError(f"'{clip.path}' would be overwritten by its own result: choose another folder")
+    if overwrite:
+        return None
+    earlier = finished_report(out_dir)
+    if earlier and (earlier["input"]["signature"], earlier["settings"]) != (clip.signature, settings):
+        raise OutputError(
+            f"'{out_dir}' holds finished work: '{earlier['input']['name']}' with model {earlier['settings']['model']}, "
+            "another input or other settings than now; use --overwrite to replace it or choose another folder"
+        )
+    return earlier
+
+
+def _nobody(run: _Run) -> str:
+    seconds = run.n_looked_at / FPS
+    scale = run.settings["face_scale"]
+    return (
+        f"no face in {run.n_looked_at} frames ({seconds:.1f} s) of '{run.clip.name}': somebody must be visible for at "
+        f"least a moment; if the faces are small, try --face-scale {2 * scale:g}"
+    )
+
+
+def _heard(present: np.ndarray, n_frames: int) -> np.ndarray:
+    """When a person is let through: presence with gaps of up to HOLD_FRAMES bridged, and held so long beyond the last
+    picture, because the sound often ends a little later. bool (F,) -> bool (n_frames,)
+    """
+    held = np.pad(present, (0, HOLD_FRAMES), mode="edge")[:n_frames]
+    held = np.pad(held, (0, n_frames - len(held)))
+    seen = np.flatnonzero(held)
+    for before, after in pairwise(seen):
+        if after - before <= HOLD_FRAMES + 1:
+            held[before:after] = True
+    return held
+
+
+def _peak_gpu_memory_mib(device: torch.device) -> float | None:
+    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None

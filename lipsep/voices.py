@@ -1,0 +1,133 @@
+"""Voices of any length: gathered in temporary files, then written as sound, video and one picture."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lipsep.clip import Clip
+from lipsep.constants import SAMPLE_RATE
+from lipsep.faces import FaceTrack
+from lipsep.lips import Lips
+from lipsep.media import WavWriter, mux, write_video
+from lipsep.outputs import OutputFolder
+from lipsep.report import draw_boxes, draw_lips, draw_overview
+
+VIDEO_CHOICES = ("none", "original", "tracked")
+BLOCK = 10 * SAMPLE_RATE  # samples that are copied at once
+
+
+class SampleSpool:
+    """A long float32 signal in a temporary file: appended block by block, read back anywhere, never held in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.n_samples = path, 0
+        self._file = path.open("w+b")
+
+    def append(self, block: np.ndarray) -> None:
+        """float32 (n,)"""
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+        self.n_samples += len(block)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Samples [start, stop), cut at the end of the signal -> float32 (n,)."""
+        self._file.seek(4 * start)
+        return np.frombuffer(self._file.read(4 * max(0, stop - start)), dtype="<f4")
+
+    def blocks(self, n: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(start, float32 (<= n,)) over the whole signal."""
+        for start in range(0, self.n_samples, n):
+            yield start, self.read(start, start + n)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass
+class SeparatedVoices:
+    """The voices of one run in temporary files, with what must be known before they are written for good."""
+
+    tracks: list[FaceTrack]
+    lips: list[Lips]
+    mixture: SampleSpool
+    voices: list[SampleSpool]
+    residual: SampleSpool
+    peak: float = 0.0
+    energy: np.ndarray | float = 0.0  # (n_people,)
+    n_sounding: np.ndarray | float = 0.0  # (n_people,) samples that are not silence
+
+    def add(self, mixture: np.ndarray, block: np.ndarray) -> None:
+        """mixture (n,), block (n_people, n)"""
+        residual = mixture - block.sum(0)
+        for spool, voice in zip(self.voices, block, strict=True):
+            spool.append(voice)
+        self.residual.append(residual)
+        self.peak = max(self.peak, float(np.abs(block).max(initial=0)), float(np.abs(residual).max(initial=0)))
+        self.energy = self.energy + np.square(block, dtype=np.float64).sum(1)
+        self.n_sounding = self.n_sounding + np.count_nonzero(block, axis=1)
+
+    @property
+    def scale(self) -> float:
+        """One factor for all written files: 1, or what keeps the loudest of them within 16 bits without clipping."""
+        return 1.0 if self.peak <= 1 else 1 / self.peak
+
+    def levels_dbfs(self) -> list[float | None]:
+        """Mean level of each voice while it sounds, dB relative to full scale; None if it never does."""
+        power = self.energy / np.maximum(self.n_sounding, 1)
+        return [round(10 * float(np.log10(p)), 1) if p > 0 else None for p in power]
+
+
+def write_results(
+    found: SeparatedVoices,
+    clip: Clip,
+    folder: OutputFolder,
+    *,
+    video: str,
+    save_artifacts: bool,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Voices, residual, picture, videos and artifacts into `folder.results`; progress counts the files."""
+    results, names = folder.results, [f"speaker_{track.person}" for track in found.tracks]
+    jobs: list[Callable[[], object]] = []
+    for name, voice in zip([*names, "residual"], [*found.voices, found.residual], strict=True):
+        jobs.append(partial(_write_wav, results / f"{name}.wav", voice, found.scale))
+    jobs.append(lambda: draw_overview(results / "overview.png", clip.name, found))
+    if video == "tracked":
+        tracked = folder.staging / "tracked.mp4"
+        jobs.append(lambda: write_video(tracked, draw_boxes(clip.frames(), found.tracks), None))
+        jobs += [partial(mux, tracked, results / f"{name}.wav", results / f"{name}.mp4") for name in names]
+    elif video == "original":
+        jobs += [partial(clip.video_with, results / f"{name}.wav", results / f"{name}.mp4") for name in names]
+    if save_artifacts:
+        (results / "artifacts").mkdir()
+        for name, track, lips in zip(names, found.tracks, found.lips, strict=True):
+            jobs.append(partial(_write_artifacts, results / "artifacts" / name, track, lips, results / f"{name}.wav"))
+    for done, job in enumerate(jobs, 1):
+        job()
+        progress("write", done, len(jobs))
+
+
+def is_result_name(name: str) -> bool:
+    """Whether a file of this name could be replaced by a result."""
+    return bool(re.fullmatch(r"speaker_\d+\.(wav|mp4|mkv)|residual\.wav|overview\.png|report\.json", name))
+
+
+def _write_wav(path: Path, signal: SampleSpool, scale: float) -> None:
+    with WavWriter(path) as wav:
+        for _, block in signal.blocks(BLOCK):
+            wav.write(block * np.float32(scale))
+
+
+def _write_artifacts(stem: Path, track: FaceTrack, lips: Lips, wav: Path) -> None:
+    """Where the face was (NaN while absent), and the lip pictures as the model saw them, with the voice."""
+    np.savez_compressed(
+        stem.with_name(f"{stem.name}_track.npz"), present=track.present, boxes=track.boxes, landmarks=track.landmarks
+    )
+    write_video(stem.with_name(f"{stem.name}_lips.mp4"), draw_lips(lips), wav)

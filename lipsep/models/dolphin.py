@@ -512,7 +512,8 @@ def dolphin_laptop() -> DolphinConfig:
     return DolphinConfig(
         audio_channels=128, audio_kernel=32, audio_stride=16, channels=64, n_heads=4, encoder_blocks=1,
         decoder_blocks=1, layer_scale_init=0.1, video_encoder="reconstruction", lip_size=32, lip_recipe="mesh_32",
-        gate_bias=0.0, dropout=0.0, as_published=False,
+        video_layers=tuple(layer for layer in PUBLISHED_LAYERS if layer != "linear_attend_space"), gate_bias=0.0,
+        dropout=0.0, as_published=False,
     )  # fmt: skip
 
 

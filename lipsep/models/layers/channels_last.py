@@ -7,7 +7,10 @@ vectorised kernels as it is, which makes a depthwise convolution with 65 taps 25
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,11 +38,41 @@ class DepthwiseConv(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        channels, _, kernel = self.weight.shape
-        y = F.conv2d(
-            as_picture(x), self.weight.unsqueeze(2), self.bias, (1, self.stride), (0, kernel // 2), groups=channels
-        )
-        return as_sequence(y)
+        if self.weight.shape[-1] >= LONG_KERNEL and self.stride == 1 and torch.is_grad_enabled():
+            return _LongDepthwiseConv.apply(x, self.weight, self.bias)
+        return _depthwise(x, self.weight, self.bias, self.stride)
+
+
+LONG_KERNEL = 17
+"""Taps from which the gradient of a depthwise filter is computed by FFT."""
+
+
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
+    channels, _, kernel = weight.shape
+    y = F.conv2d(as_picture(x), weight.unsqueeze(2), bias, (1, stride), (0, kernel // 2), groups=channels)
+    return as_sequence(y)
+
+
+class _LongDepthwiseConv(torch.autograd.Function):
+    """A depthwise convolution whose weight gradient, a correlation at a few lags, is computed by FFT.
+
+    oneDNN takes six times as long for that gradient as for the forward pass when the kernel has 65 taps.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _depthwise(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        reach = weight.shape[-1] // 2
+        n_fft = next_fast_len(x.shape[1] + reach, real=True)
+        x_spectrum, grad_spectrum = (torch.fft.rfft(s.transpose(1, 2).contiguous(), n_fft) for s in (x, grad))
+        lags = torch.fft.irfft((grad_spectrum.conj() * x_spectrum).sum(0), n_fft)  # (C, n_fft), lag 0 first
+        grad_weight = torch.cat([lags[:, -reach:], lags[:, : reach + 1]], dim=1).unsqueeze(1)
+        return _depthwise(grad.contiguous(), weight.flip(-1), None), grad_weight, grad.sum((0, 1))
 
 
 class GlobalNorm(nn.Module):

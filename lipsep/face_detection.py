@@ -65,7 +65,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Mesh:
-    """One face as the mesh sees it: points (468, 2) px, probability, and the upright crop (192, 192, 3) it was read in."""
+    """One face as the mesh sees it: points (468, 2) px, probability, and the upright crop (192, 192, 3)."""
 
     points: np.ndarray
     score: float

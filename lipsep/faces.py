@@ -17,7 +17,7 @@ import numpy as np
 
 from lipsep.constants import FPS
 from lipsep.errors import FaceError
-from lipsep.face_detection import FACE_SCORE, MESH_TO_IBUG68, FaceDetector, Mesh, overlap
+from lipsep.face_detection import FACE_SCORE, MESH_TO_IBUG68, FaceDetector, Mesh, overlap, warp
 
 Hook = Callable[[str, int, "int | None"], None]
 
@@ -26,14 +26,15 @@ MIN_PRESENT_SHARE = 0.05  # ... and this share of the time of the most present p
 TOGETHER_S = 1.0  # people who appear within this time count as arriving together, and are ordered from left to right
 DUPLICATE_IOU = 0.5  # two tracks that overlap more are on one face
 SAME_LOOK = 0.35  # least similarity of one face in successive frames; below, the picture has changed
-NEAR_LOOK = 0.3  # least similarity for a lost person who would be found again near where he was lost
-FAR_LOOK = 0.65  # the same anywhere in the picture, and after a cut
+NEAR_LOOK = 0.4  # least similarity for a lost person who would be found again near where he was lost
+FAR_LOOK = 0.75  # the same anywhere in the picture, and after a cut
 NEAR_SIDES = 1.0  # how far, in face sizes, a lost person may have moved at first ...
 NEAR_SIDES_PER_S = 1.0  # ... and further with every second
 LOOK_SIZE = 16  # pixels of the descriptor's picture
 GALLERY = 6  # views kept per person
 NEW_VIEW = 0.8  # a view is kept when no kept one is more similar
-CUT = 0.10  # mean change between frames, as a share of full scale, that starts a new shot
+YOUNG_S = 2.0  # seen for less time, somebody new may still turn out to be a lost person
+CUT = 0.08  # mean change between frames, as a share of full scale, that starts a new shot
 THUMBNAIL = 96  # px
 
 
@@ -110,7 +111,7 @@ def find_faces(
     return _report(tracker.people, tracker.n_frames, speakers)
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class _Face:
     """One face in one frame, with its descriptor."""
 
@@ -124,7 +125,7 @@ class _Face:
         return float((box[2:] - box[:2]).max())
 
 
-@dataclass
+@dataclass(eq=False)
 class _Person:
     """What is known of one person so far."""
 
@@ -151,6 +152,16 @@ class _Person:
         if quality > 1.1 * self.thumbnail_quality:
             self.thumbnail_quality = quality
             self.thumbnail = cv2.resize(face.mesh.crop, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+
+    def absorb(self, later: _Person) -> None:
+        """Take over what was recorded of `later`, who turned out to be the same person."""
+        self.last, self.last_frame, self.shot = later.last, later.last_frame, later.shot
+        self.gallery = [*self.gallery, *later.gallery][-GALLERY:]
+        self.frames += later.frames
+        self.boxes += later.boxes
+        self.landmarks += later.landmarks
+        if later.thumbnail_quality > self.thumbnail_quality:
+            self.thumbnail, self.thumbnail_quality = later.thumbnail, later.thumbnail_quality
 
     def likeness(self, face: _Face) -> float:
         """Greatest similarity, -1 to 1, of the face with the views kept."""
@@ -185,6 +196,7 @@ class Tracker:
         if cut or len(self._active) < was_active or index % self._every == 0:
             strangers += self._look_around(picture, strangers)
         self._recognise(strangers, index)
+        self._reunite()
 
     def _is_cut(self, picture: np.ndarray) -> bool:
         """Whether the picture differs from the last one as a whole."""
@@ -199,7 +211,7 @@ class Tracker:
         for person, mesh in zip(self._active, meshes, strict=True):
             if not _is_face(mesh, picture):
                 continue
-            face = _Face(mesh, _look(mesh.crop))
+            face = _Face(mesh, _look(picture, mesh.points))
             if float(face.look @ person.last.look) < SAME_LOOK:
                 strangers.append(face)
             else:
@@ -224,13 +236,13 @@ class Tracker:
         faces = []
         for mesh in self._detector.meshes(picture, refined):
             if _is_face(mesh, picture) and not _covered(mesh.box, known):
-                faces.append(_Face(mesh, _look(mesh.crop)))
+                faces.append(_Face(mesh, _look(picture, mesh.points)))
                 known.append(mesh.box)
         return faces
 
     def _recognise(self, faces: list[_Face], index: int) -> None:
         """Give each face to the lost person that fits best, or to somebody new."""
-        lost = [person for person in self.people if all(person is not active for active in self._active)]
+        lost = self._lost()
         fits = [(self._fit(person, face, index), p, f) for p, person in enumerate(lost) for f, face in enumerate(faces)]
         given: dict[int, int] = {}  # face -> lost person
         for fit, p, f in sorted(fits, reverse=True):
@@ -244,6 +256,22 @@ class Tracker:
                 self.people.append(person)
             person.see(face, index, self._shot)
             self._active.append(person)
+
+    def _reunite(self) -> None:
+        """Somebody new who comes to look like a lost person, having turned his face, is that person."""
+        young = [person for person in self._active if len(person.frames) < YOUNG_S * FPS]
+        for person in young:
+            earlier = [other for other in self._lost() if other.last_frame < person.frames[0]]
+            if not earlier:
+                continue
+            same = max(earlier, key=lambda other: other.likeness(person.last))
+            if same.likeness(person.last) > FAR_LOOK:
+                same.absorb(person)
+                self.people = [other for other in self.people if other is not person]
+                self._active = [same if other is person else other for other in self._active]
+
+    def _lost(self) -> list[_Person]:
+        return [person for person in self.people if person not in self._active]
 
     def _fit(self, person: _Person, face: _Face, index: int) -> float:
         """How well the face fits a lost person; not above zero means it does not."""
@@ -277,20 +305,31 @@ def _covered(box: np.ndarray, others: list[np.ndarray]) -> bool:
     return bool(inside.any() or overlap(box, boxes).max() > 0.3)
 
 
-def _look(crop: np.ndarray) -> np.ndarray:
-    """Descriptor of an upright face crop (S, S, 3): a small colour picture, weighted towards the middle, of mean zero
-    and length one, so that the product of two is their correlation. Shape (768,)."""
-    small = cv2.resize(crop, (LOOK_SIZE, LOOK_SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    weight = _LOOK_WEIGHT[..., None]
-    small = (small - (small * weight).sum((0, 1)) / weight.sum()) * np.sqrt(weight)
+def _look(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Descriptor of a face: a small colour picture of it, its features in fixed places, of mean zero per colour and
+    length one, so that the product of two is their correlation. Shape (468, 2) px -> (768,).
+
+    Of 270 views of seven people, those of the second halves of the videos are nearest to a view of the same person in
+    the first halves in 99.3 %; 95 % of strangers stay below 0.78, 92 % of the same people above.
+    """
+    affine = points[_FEATURES].T @ _TO_FEATURES  # (2, 3) from the small picture to the large one
+    small = warp(picture, affine, LOOK_SIZE).astype(np.float32)
+    small = (small - (small * _LOOK_WEIGHT).sum((0, 1)) / _LOOK_WEIGHT.sum()) * np.sqrt(_LOOK_WEIGHT)
     return small.ravel() / max(float(np.linalg.norm(small)), 1e-6)
 
 
 def _look_weight() -> np.ndarray:
+    """Weight of each pixel of a look, towards the middle of the face: (16, 16, 1)."""
     y, x = np.meshgrid(*[np.linspace(-1, 1, LOOK_SIZE)] * 2, indexing="ij")
-    return np.exp(-(x**2 + y**2) / (2 * 0.5**2)).astype(np.float32)
+    return np.exp(-(x**2 + y**2) / (2 * 0.7**2)).astype(np.float32)[..., None]
 
 
+# Corners of the eyes and of the mouth, base of the nose and upper lip in the mesh, and where they go: in the mean of
+# faces, half-widths from the middle of a picture 1.6 face widths wide.
+_FEATURES = [33, 133, 362, 263, 61, 291, 2, 13]
+_PLACES = [(-0.37, -0.3), (-0.16, -0.3), (0.16, -0.3), (0.37, -0.3), (-0.23, 0.33), (0.23, 0.33), (0, 0.12), (0, 0.33)]
+_PIXELS = (np.array(_PLACES) / 1.6 + 0.5) * LOOK_SIZE - 0.5
+_TO_FEATURES = np.linalg.pinv(np.column_stack([_PIXELS, np.ones(len(_PIXELS))])).T  # (8, 3): least squares
 _LOOK_WEIGHT = _look_weight()
 
 

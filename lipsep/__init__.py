@@ -1,0 +1,33 @@
+"""Separate the voices in a video by watching lips."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lipsep.checkpoints import load_model
+    from lipsep.models import create_model, list_models
+    from lipsep.separator import Separator
+
+try:
+    __version__ = version("lipsep")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["Separator", "__version__", "create_model", "list_models", "load_model"]
+_HOMES = {
+    "Separator": "lipsep.separator",
+    "create_model": "lipsep.models",
+    "list_models": "lipsep.models",
+    "load_model": "lipsep.checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use, so that `import lipsep` and `lipsep --help` stay quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lipsep' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

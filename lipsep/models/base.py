@@ -31,6 +31,8 @@ class SeparationModel(nn.Module):
         self.lip_recipe = lip_recipe
         self.keeps_level = keeps_level
         """True where training taught the output to have the level that the voice has in the mixture."""
+        self.metadata: dict[str, Any] = {}
+        """What the checkpoint says of itself: licence, provenance, figures; empty for a fresh model."""
 
     def prepare_for_inference(self) -> SeparationModel:
         """Switch to evaluation mode and let layers precompute what fixed weights allow; outputs stay the same."""

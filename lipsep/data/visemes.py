@@ -6,6 +6,7 @@ the lips are drawn, how far the lower lip is tucked under the teeth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from lipsep.errors import MediaError
 
 CURVE_RATE = 200  # Hz, on which mouth curves are drawn before they are sampled at the middle of each video frame
 GLIDE_MS = 22.0  # standard deviation of the smoothing that lets neighbouring phones shape each other
+EDGE_FRAMES = 4  # beyond either end, so that a clip that is cut out of a longer one moves alike
 CLOSURE_MS = 45.0  # the lips need this long to open after, and to close before, p, b and m
 
 # Mouth shape per phone (CMU set): opening 0..1, width -1 (rounded) .. 1 (spread), lower lip under the teeth 0..1.
@@ -61,8 +63,12 @@ class Phone(NamedTuple):
     stop_s: float
 
 
-def mouth_curves(phones: list[Phone], n_frames: int) -> np.ndarray:
+def mouth_curves(phones: Sequence[Phone], n_frames: int) -> np.ndarray:
     """What the mouth does while it speaks.
+
+    Args:
+        phones: in order of time; may begin before 0 and go on after the end.
+        n_frames: length of the result.
 
     Returns:
         (n_frames, 3) float32: opening 0..1, width -1..1, tuck 0..1 at the middle of each video frame. The lips are
@@ -71,7 +77,7 @@ def mouth_curves(phones: list[Phone], n_frames: int) -> np.ndarray:
     Raises:
         MediaError: a phone that is not in the CMU set.
     """
-    times, shapes = [min(0.0, phones[0].start_s) if phones else 0.0], [_SHAPES["pau"][0]]
+    times, shapes = [phones[0].start_s if phones else 0.0], [_SHAPES["pau"][0]]
     for phone in phones:
         if phone.name not in _SHAPES:
             raise MediaError(f"unknown phone {phone.name!r}; known are {' '.join(sorted(_SHAPES))}")
@@ -82,7 +88,8 @@ def mouth_curves(phones: list[Phone], n_frames: int) -> np.ndarray:
         margin = 0.1 if phone.name == "pau" else 0.35  # share of the phone that belongs to the glide on either side
         times += [phone.start_s + margin * length_s, phone.stop_s - margin * length_s]
         shapes += targets
-    grid_s = (np.arange(n_frames * CURVE_RATE // FPS) + 0.5) / CURVE_RATE
+    per_frame = CURVE_RATE // FPS
+    grid_s = (np.arange(-EDGE_FRAMES * per_frame, (n_frames + EDGE_FRAMES) * per_frame) + 0.5) / CURVE_RATE
     curves = np.stack([np.interp(grid_s, times, column) for column in np.array(shapes).T], axis=1)
     after_speech = grid_s > (phones[-1].stop_s if phones else 0.0)
     curves[after_speech] = 0.0
@@ -92,5 +99,5 @@ def mouth_curves(phones: list[Phone], n_frames: int) -> np.ndarray:
             middle_s, half_s = (phone.start_s + phone.stop_s) / 2, max(0.02, (phone.stop_s - phone.start_s) / 2)
             outside = np.clip((np.abs(grid_s - middle_s) - half_s) / (CLOSURE_MS / 1000), 0.0, 1.0)
             curves[:, 0] *= outside
-    middle = CURVE_RATE // FPS // 2
-    return curves[middle :: CURVE_RATE // FPS][:n_frames].astype(np.float32)  # (F, 3)
+    middle_of_first = EDGE_FRAMES * per_frame + per_frame // 2
+    return curves[middle_of_first::per_frame][:n_frames].astype(np.float32)  # (F, 3)

@@ -99,9 +99,8 @@ class FaceDetector:
         """All faces in an RGB picture, uint8 (H, W, 3), most probable first.
 
         Args:
-            face_scale: the longer side of the picture becomes 192 * face_scale pixels for the network. At 1 it finds
-                faces from about 1/20 of the longer side upwards; 2 finds faces half as large at four times the cost,
-                but may miss one that fills the picture.
+            face_scale: the longer side of the picture becomes 192 * face_scale pixels for the network, at a cost that
+                grows with its square. Smallest faces found at 1, 2, 3 (portraits in full HD): 115, 44, 30 px wide.
         """
         height, width = picture.shape[:2]
         scale = NET_SIZE * face_scale / max(height, width)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lipsep.voices import SeparatedVoices
 
 N_FFT = 512  # samples, 32 ms
-RANGE_DB = 70.0  # what the spectrograms show below the loudest point of the mixture
+RANGE_DB = 60.0  # what the spectrograms show below the loud parts of the mixture
 DPI = 100
 
 Read = Callable[[int, int], np.ndarray]  # read(start, stop) -> float32 (n,)
@@ -74,8 +74,8 @@ def spectrogram(read: Read, n_samples: int, n_columns: int) -> np.ndarray:
 def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
     """The one picture of a run: the mixture, then each person with face, presence and voice, then what is left over.
 
-    All spectrograms share one scale, so that a quiet voice looks quiet. The colours grow evenly in lightness and print
-    in grey. Bounded in size and memory whatever the length of the sound.
+    All spectrograms share one scale, so that a quiet voice looks quiet. The colours fall evenly in lightness and print in
+    grey. Bounded in size and memory whatever the length of the sound.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,10 +102,10 @@ def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
             picture.text(0.5, 0.5, name, ha="center", va="center", fontsize=9)
         axes = figure.add_subplot(grid[line, 1], sharex=axes)
         power = spectrogram(read, n_samples, n_columns=900)
-        loudest = float(power.max()) if loudest is None else loudest  # of the mixture, for every row
+        loudest = float(np.percentile(power, 99.5)) if loudest is None else loudest  # of the mixture, for every row
         axes.imshow(
-            power, origin="lower", aspect="auto", cmap="magma", vmin=loudest - RANGE_DB, vmax=loudest,
-            extent=(0, duration_s, 0, SAMPLE_RATE / 2000), interpolation="nearest",
+            power, origin="lower", aspect="auto", cmap="magma_r", vmin=loudest - RANGE_DB, vmax=loudest,
+            extent=(0, duration_s, 0, SAMPLE_RATE / 2000), interpolation="auto",
         )  # fmt: skip
         axes.set_yticks([0, 4, 8])
         axes.tick_params(labelsize=7, labelbottom=False)
@@ -121,7 +121,7 @@ def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
     axes.set_xlim(0, duration_s)
     axes.tick_params(axis="x", labelbottom=True)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: _clock(s, duration_s)))
-    axes.set_xlabel("time, spectrograms in kHz on one common scale of 70 dB", fontsize=8)
+    axes.set_xlabel(f"time; frequency in kHz; the darker the louder, {RANGE_DB:.0f} dB, alike in all rows", fontsize=8)
     figure.savefig(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -75,7 +76,8 @@ class Separator:
         batch: int | None = None,
     ) -> None:
         self.device = choose_device(device)
-        loaded = model if isinstance(model, torch.nn.Module) else load_model(os.fspath(model))
+        loaded = model if isinstance(model, torch.nn.Module) else load_model(model)
+        self._fingerprint = _fingerprint(loaded)
         self.model = loaded.to(self.device).prepare_for_inference()
         self.window_s, self.overlap_s = window_s, overlap_s
         self.batch = batch or (2 if self.device.type == "cpu" else 8)
@@ -125,6 +127,7 @@ class Separator:
         clip: Clip = ArrayClip(*source) if isinstance(source, tuple) else FileClip(source)
         settings = {
             "model": self.model.name,
+            "weights": self._fingerprint,
             "speakers": speakers,
             "detect_every_n": detect_every_n,
             "face_scale": face_scale,
@@ -169,6 +172,7 @@ class Separator:
             for block in clip.audio():
                 mixture.append(block)
                 run.progress("read", mixture.n_samples, clip.n_samples)
+            run.progress("read", mixture.n_samples, mixture.n_samples)  # the length was an estimate until here
             if not mixture.n_samples:
                 raise MediaError(f"'{clip.name}' has a sound track without any sound in it: nothing to separate")
         with run.step("faces"):
@@ -228,6 +232,8 @@ class Separator:
             "model": {
                 "name": self.model.name,
                 "parameters": sum(p.numel() for p in self.model.parameters()),
+                "weights": self._fingerprint,
+                **{key: self.model.metadata.get(key, "not stated") for key in ("licence", "provenance")},
                 "lip_recipe": self.model.lip_recipe,
                 "levels": "of the model" if self.model.keeps_level else "least squares on the mixture, per window",
                 "device": str(self.device),
@@ -276,6 +282,15 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def _fingerprint(model: SeparationModel) -> str:
+    """Tells one set of weights from another, whatever its name."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 class _Run:
     """One call: its input and settings, the progress it reports, the time each step took, what it warned of."""
 
@@ -300,6 +315,7 @@ class _Run:
             yield item
             self.n_looked_at = n
             self.progress(step, n, total)
+        self.progress(step, self.n_looked_at, self.n_looked_at)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)

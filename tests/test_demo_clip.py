@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib.resources import files
+from importlib.resources import as_file, files
 from types import SimpleNamespace
 
 import av
@@ -19,6 +19,7 @@ from lipsep.data.scenes import Person, Shot, at_pace, build_clip, demo_people
 from lipsep.data.visemes import Phone, mouth_curves
 from lipsep.errors import MediaError
 from lipsep.faces import find_faces
+from lipsep.media import load_audio
 
 ASSETS = files("lipsep") / "assets"
 SMALL = (480, 270)
@@ -78,6 +79,13 @@ def test_sound_track_is_the_sum_of_the_clean_voices_without_delay():
     assert len(sound) == len(mixture)
     assert si_snr(sound, mixture) > 25
     assert sound @ mixture / (mixture @ mixture) == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_main_path_reads_the_sound_track_without_delay():
+    mixture = np.sum([person.voice for person in demo_people()], axis=0)
+    with as_file(ASSETS / "demo.mp4") as path:
+        sound = load_audio(path)[: len(mixture)]
+    assert si_snr(sound, mixture) > 25
 
 
 def test_both_talk_most_of_the_time_and_equally_loud():

@@ -74,8 +74,8 @@ def spectrogram(read: Read, n_samples: int, n_columns: int) -> np.ndarray:
 def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
     """The one picture of a run: the mixture, then each person with face, presence and voice, then what is left over.
 
-    All spectrograms share one scale, so that a quiet voice looks quiet. The colours fall evenly in lightness and print in
-    grey. Bounded in size and memory whatever the length of the sound.
+    All spectrograms share one scale, so that a quiet voice looks quiet. The colours fall evenly in lightness and
+    print in grey. Bounded in size and memory whatever the length of the sound.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -6,6 +6,8 @@ margin on every side. All coordinates are pixels of the picture, whole numbers a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -88,12 +90,25 @@ class Mesh:
         return Region(float(x), float(y), float((high - low).max()) * ROI_MARGIN, angle)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The networks are too small to share: on a busy machine a second thread makes them ten times slower, and the
+    decoder has use for the second core."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 class FaceDetector:
     """Both networks, loaded once."""
 
     def __init__(self) -> None:
         self._blazeface, self._facemesh = load_face_nets()
 
+    @_one_thread()
     @torch.inference_mode()
     def detect(self, picture: np.ndarray, face_scale: float = 1.0) -> list[Detection]:
         """All faces in an RGB picture, uint8 (H, W, 3), most probable first.
@@ -127,6 +142,7 @@ class FaceDetector:
             detections.append(Detection(corners[k], float(probability[k]), region))
         return detections
 
+    @_one_thread()
     @torch.inference_mode()
     def meshes(self, picture: np.ndarray, regions: list[Region]) -> list[Mesh]:
         """One mesh per region of an RGB picture, uint8 (H, W, 3); the caller judges the score."""

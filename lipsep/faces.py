@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from lipsep.constants import FPS
 from lipsep.errors import FaceError
@@ -88,24 +86,11 @@ def find_faces(
             f"speakers ({speakers}), detect_every_n ({detect_every_n}) and face_scale ({face_scale}) must be positive"
         )
     tracker = Tracker(detect_every_n, face_scale)
-    with _one_thread():
-        for frame in frames:
-            tracker.step(frame.image)
-            if hook:
-                hook("faces", tracker.n_frames, n_frames)
+    for frame in frames:
+        tracker.step(frame.image)
+        if hook:
+            hook("faces", tracker.n_frames, n_frames)
     return _report(tracker.people, tracker.n_frames, speakers)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The networks are too small to share: on a busy machine a second thread makes them ten times slower, and the
-    decoder has use for the second core."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def _report(people: list[Person], n_frames: int, speakers: int | None) -> list[FaceTrack]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import weakref
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,6 +20,7 @@ import torch
 from lipsep.errors import FaceError
 from lipsep.face_detection import FaceDetector, Region, overlap, warp
 from lipsep.face_nets import load_face_nets
+from lipsep.face_tracking import Tracker
 from lipsep.faces import find_faces
 
 HEIGHT, WIDTH = 360, 640
@@ -145,6 +147,13 @@ def test_cuts_between_close_ups_keep_who_is_who():
     np.testing.assert_array_equal(np.flatnonzero(~collins.present), np.arange(30, 50))
 
 
+def test_two_people_in_the_same_place_after_a_cut_are_two():
+    shots = {name: scene((name, 150, 20), size=330) for name in ("hopper", "collins")}
+    hopper, collins = find_faces([shots["hopper"]] * 15 + [shots["collins"]] * 15 + [shots["hopper"]] * 15)
+    np.testing.assert_array_equal(hopper.present, [True] * 15 + [False] * 15 + [True] * 15)
+    np.testing.assert_array_equal(collins.present, ~hopper.present)
+
+
 def test_people_who_cross_keep_their_tracks():
     frames, truth = [], {"hopper": [], "collins": []}
     for k in range(70):
@@ -219,6 +228,34 @@ def test_a_still_picture_has_a_still_mouth():
         frames.append(Picture(image.clip(0, 255).astype(np.uint8)))
     (track,) = find_faces(frames)
     assert track.mouth_motion < 0.008
+
+
+def test_pictures_are_not_kept():
+    alive: list[weakref.ref] = []
+
+    def frames():
+        for k in range(12):
+            picture = scene(("hopper", 100 + k, 50))
+            alive.append(weakref.ref(picture))
+            yield picture
+            del picture
+            assert sum(ref() is not None for ref in alive) <= 1
+
+    n_threads = torch.get_num_threads()
+    (track,) = find_faces(frames())
+    assert track.present.all() and track.thumbnail.base is None
+    assert torch.get_num_threads() == n_threads
+
+
+def test_passing_crowds_are_forgotten():
+    tracker = Tracker(detect_every_n=25)
+    for picture in (scene(("hopper", 150, 50)), scene(), scene(("collins", 150, 50)), scene()):
+        tracker.step(picture.image)  # each a cut
+    assert len(tracker.people) == 2
+    nobody = scene(height=40, width=60).image
+    for _ in range(11 * 25):
+        tracker.step(nobody)
+    assert tracker.people == []
 
 
 def test_progress_is_told():

@@ -26,8 +26,7 @@ AUDIO_RATES = range(1_000, 768_001)  # Hz
 MAX_SIDE = 2**14  # px
 _MAX_FAILURES = 1_000  # unreadable packets, after which the rest of a file is given up
 _MAX_FAILURES_IN_ROW = 20
-_MAX_DURATION_S = 100 * 3600.0  # what a header claims beyond this is not believed
-_HEADER_IS_EXACT = {"mov", "wav", "matroska", "flac", "ogg", "avi", "w64", "aiff"}  # others estimate their duration
+_PRIMING_S = 0.05  # sound that starts so little before the pictures is what its codec needed to swing in
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg "plays" text files with these
 _READ_OPTIONS = {"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file,crypto,data"}  # no network behind playlists
 
@@ -38,7 +37,8 @@ log = logging.getLogger(__name__)
 class MediaInfo:
     """What is in a file. Counts are on the output grids (25 fps, 16 kHz) and start at time 0, the start of the file.
 
-    They are what an intact file delivers, to within one frame and 40 ms; a damaged file delivers less than it claims.
+    They follow from the packets in the file, not from what its header claims. Sound may turn out up to 50 ms shorter,
+    where a codec pads it; a damaged file, whose packets do not all decode, may deliver less.
     """
 
     name: str
@@ -56,37 +56,35 @@ class MediaInfo:
 
 
 def probe(source: Source) -> MediaInfo:
-    """What is in a file: from its header and its first picture; where the header does not say, packets are counted.
+    """What is in a file: one picture is decoded, and all packets are counted (about 2 s for an hour of video).
 
     Raises:
         MediaError: the file is missing, empty, no media file, or neither its sound nor its pictures can be decoded.
     """
-    with open_media(source) as container:
+    with open_media(source) as container:  # FFmpeg frees the streams at its end: nothing below may touch them
         video, audio = video_stream(container), audio_stream(container)
         first = first_frame(container, video) if video else None
-        video = video if first is not None else None
-        if video is None and audio is None:
+        if first is None and audio is None:
             raise MediaError(f"'{source_name(source)}' {_what_is_there(container)}: a video with sound is needed.")
+        geometry = Geometry(video, first) if first is not None else None
         is_image = "image2" in container.format.name or container.format.name.endswith("_pipe")
-        is_still = video is not None and (is_image or video.frames == 1)
-        geometry = Geometry(first) if first is not None else None
-        zero_s = time_zero(container)
-        ends_s = [None if s is None else _header_end_s(container, s) for s in (video, audio)]
-    if (video and ends_s[0] is None and not is_image) or (audio and ends_s[1] is None):
-        ends_s = _scanned_ends_s(source)
-    video_s, audio_s = (max(0.0, (end_s or 0.0) - zero_s) for end_s in ends_s)
+        rate, n_channels = (
+            (audio.codec_context.sample_rate, audio.codec_context.layout.nb_channels) if audio else (0, 0)
+        )
+    (video_s, n_pictures), (audio_s, _) = _ends(source)
     n_samples = round(audio_s * SAMPLE_RATE)
+    video_s = video_s if geometry else 0.0
     return MediaInfo(
         name=source_name(source),
         duration_s=max(video_s, audio_s),
         has_audio=n_samples > 0,
         has_video=geometry is not None,
-        is_still=is_still,
+        is_still=geometry is not None and (is_image or n_pictures == 1),
         width=geometry.shown_size[0] if geometry else 0,
         height=geometry.shown_size[1] if geometry else 0,
         rotation=geometry.quarter_turns * 90 if geometry else 0,
-        audio_rate=audio.codec_context.sample_rate if audio and n_samples else 0,
-        audio_channels=audio.codec_context.layout.nb_channels if audio and n_samples else 0,
+        audio_rate=rate if n_samples else 0,
+        audio_channels=n_channels if n_samples else 0,
         n_frames=max(1, frames_shown_before(video_s)) if geometry else 0,
         n_samples=n_samples,
     )
@@ -137,9 +135,19 @@ def time_zero(container: av.container.InputContainer) -> float:
 
     Never negative: what lies before zero was put there to be skipped (codec delay, edit lists).
     """
-    streams = [s for s in (video_stream(container), audio_stream(container)) if s is not None]
-    starts_s = [float(s.start_time * s.time_base) for s in streams if s.start_time is not None]
+    starts_s = []
+    for stream in (video_stream(container), audio_stream(container)):
+        if stream is not None and stream.start_time is not None:
+            starts_s.append(float(stream.start_time * stream.time_base))
+    if len(starts_s) == 2 and 0 < starts_s[0] - starts_s[1] <= _PRIMING_S:
+        starts_s.pop()  # so that the pictures keep their own grid
     return max(0.0, min(starts_s, default=0.0))
+
+
+def picture_step_s(stream: av.VideoStream) -> float:
+    """Seconds from picture to picture, as far as the file knows."""
+    rate = stream.guessed_rate or stream.average_rate
+    return float(1 / rate) if rate and 1 <= rate <= 1000 else 1 / FPS
 
 
 def frames_shown_before(end_s: float) -> int:
@@ -151,11 +159,11 @@ def frames_shown_before(end_s: float) -> int:
 class Geometry:
     """How a decoded picture becomes an upright one with square pixels."""
 
-    def __init__(self, frame: av.VideoFrame) -> None:
-        self.quarter_turns = round((frame.rotation or 0) / 90) % 4  # counter-clockwise
-        aspect = float(getattr(frame, "sample_aspect_ratio", None) or 1)
+    def __init__(self, stream: av.VideoStream, first: av.VideoFrame) -> None:
+        self.quarter_turns = round((first.rotation or 0) / 90) % 4  # counter-clockwise
+        aspect = float(stream.sample_aspect_ratio or 1)  # width : height of one stored pixel
         aspect = aspect if 0.2 <= aspect <= 5 else 1.0
-        self.size = (round(frame.width * max(aspect, 1)), round(frame.height / min(aspect, 1)))  # before turning
+        self.size = (round(first.width * max(aspect, 1)), round(first.height / min(aspect, 1)))  # before turning
         if max(self.size) > MAX_SIDE or self.size[0] * self.size[1] > MAX_PIXELS:
             raise MediaError(
                 f"pictures of {self.size[0]} x {self.size[1]} pixels are too large: at most {MAX_PIXELS // 10**6} "
@@ -306,33 +314,20 @@ def _what_is_there(container: av.container.InputContainer) -> str:
     return f"holds only {' and '.join(kinds)} that cannot be decoded" if kinds else "holds neither sound nor pictures"
 
 
-def _header_end_s(container: av.container.InputContainer, stream: av.stream.Stream) -> float | None:
-    """File time, s, at which a stream ends, if its header can be trusted to know; else None."""
-    if container.format.name.split(",")[0] not in _HEADER_IS_EXACT:
-        return None
-    if stream.duration is not None:
-        end_s = float((max(0, stream.start_time or 0) + stream.duration) * stream.time_base)
-    else:  # Matroska
-        try:
-            hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-            end_s = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        except (KeyError, ValueError):
-            return None
-    return end_s if 0 < end_s < _MAX_DURATION_S else None
-
-
-def _scanned_ends_s(source: Source) -> tuple[float | None, float | None]:
-    """File times, s, at which pictures and sound end, by walking through all packets without decoding them."""
-    ends_s: dict[int, float] = {}
+def _ends(source: Source) -> tuple[tuple[float, int], tuple[float, int]]:
+    """When pictures and sound end, s after time 0, and their numbers of packets; nothing is decoded."""
     with open_media(source) as container:
         streams = [video_stream(container), audio_stream(container)]
         zero_s = time_zero(container)
-        timelines = {s.index: Timeline(0.0, float("inf")) for s in streams if s}
+        timelines = {s.index: Timeline(zero_s, float("inf")) for s in streams if s}
+        steps_s = {s.index: picture_step_s(s) if s.type == "video" else 0.0 for s in streams if s}
+        ends_s, counts = dict.fromkeys(timelines, 0.0), dict.fromkeys(timelines, 0)
         for packet in demuxed(container, *filter(None, streams)):
-            if packet is not None and packet.size:
-                index, duration_s = packet.stream.index, float((packet.duration or 0) * packet.time_base)
+            if packet is not None and packet.size and not packet.is_discard:
+                index = packet.stream.index
                 time_s = None if packet.pts is None else float(packet.pts * packet.time_base)
-                expected_s = ends_s.get(index, zero_s)
-                start_s = timelines[index].place(time_s, expected_s)
-                ends_s[index] = max(expected_s, start_s + duration_s)
-        return tuple(None if s is None else ends_s.get(s.index) for s in streams)
+                start_s = timelines[index].place(time_s, ends_s[index])
+                length_s = float(packet.duration * packet.time_base) if packet.duration else steps_s[index]
+                ends_s[index] = max(ends_s[index], start_s + min(length_s, MAX_GAP_S))
+                counts[index] += 1
+        return tuple((ends_s[s.index], counts[s.index]) if s else (0.0, 0) for s in streams)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import av
 import numpy as np
@@ -24,6 +25,7 @@ from lipsep.containers import (
     audio_stream,
     decoded,
     open_media,
+    picture_step_s,
     probe,
     source_name,
     time_zero,
@@ -76,14 +78,13 @@ def read_frames(source: Source, *, grey: bool = False) -> Iterator[Frame]:
         if stream is None:
             raise MediaError(f"'{name}' has no pictures: a video that shows the people who speak is needed.")
         stream.thread_type = "AUTO"
-        rate = stream.guessed_rate or stream.average_rate
-        step_s = float(1 / rate) if rate and 1 <= rate <= 1000 else 1 / FPS
+        step_s = picture_step_s(stream)
         timeline = Timeline(time_zero(container), MAX_HELD_S)
         index, shown, next_s, end_s = 0, None, 0.0, 0.0
         for frame in decoded(container, stream, name):
             start_s = timeline.place(frame.time, next_s)
             if shown is None:
-                geometry = Geometry(frame)
+                geometry = Geometry(stream, frame)
                 shown = _Picture(frame, geometry, grey, black=start_s > HOLD_FIRST_S)
             while index / FPS < start_s - SHOWN_TOLERANCE_S:
                 yield Frame(index, index / FPS, shown.image())
@@ -153,11 +154,13 @@ def _aligned_pieces(source: Source) -> Iterator[np.ndarray]:
             raise MediaError(f"'{name}' has no sound that can be decoded: there is nothing to separate.")
         timeline = Timeline(time_zero(container), MAX_SILENCE_S)
         run, n_out, end_s = None, 0, 0.0  # run: sound without a gap; end_s: where it ends by count of its samples
-        for frame in decoded(container, stream, name):
+        for frame, following in pairwise(chain(decoded(container, stream, name), [None])):
             rate = frame.sample_rate
             if rate not in AUDIO_RATES:
                 continue
             sound = _mono(frame)  # (n,) at `rate`
+            if following is None:
+                sound = sound[: _n_stamped(frame)]
             start_s = timeline.place(frame.time, end_s)
             if run is None or rate != run.rate or abs(start_s - end_s) > MAX_AUDIO_DRIFT_S:
                 if run is not None:
@@ -209,6 +212,14 @@ class _Run:
         joined = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
         self._n_out += len(joined)
         return joined
+
+
+def _n_stamped(frame: av.AudioFrame) -> int:
+    """How many samples of the last frame are meant to be heard: codecs pad it, containers say how long it is."""
+    if not frame.duration or not frame.time_base:
+        return frame.samples
+    n_stamped, n_per_tick = (round(k * frame.time_base * frame.sample_rate) for k in (frame.duration, 1))
+    return n_stamped if n_stamped + n_per_tick < frame.samples else frame.samples
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:

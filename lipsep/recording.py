@@ -15,7 +15,17 @@ import av
 import numpy as np
 
 from lipsep.constants import FPS, SAMPLE_RATE
-from lipsep.containers import Source, audio_stream, decoded, demuxed, open_media, source_name, time_zero, video_stream
+from lipsep.containers import (
+    Source,
+    audio_stream,
+    decoded,
+    demuxed,
+    open_media,
+    picture_step_s,
+    source_name,
+    time_zero,
+    video_stream,
+)
 from lipsep.errors import MediaError, OutputError
 
 _WAV_TYPES = {"PCM_16": (1, "<i2"), "FLOAT": (3, "<f4")}  # RIFF format tag, sample type
@@ -186,6 +196,7 @@ def _copy_with_sound(container, wav_path: Path, part: Path, name: str) -> None:
             dts = dts if last_dts is None else max(dts, last_dts + 1)
             packet.pts = dts if packet.pts is None else max(dts, packet.pts - shift)
             packet.dts = last_dts = dts
+            packet.duration = packet.duration or round(picture_step_s(template) / packet.time_base)
             packet.stream = stream
             sound.advance(float(dts * packet.time_base))
             sink.mux(packet)

@@ -63,6 +63,7 @@ class DolphinConfig:
     layer_scale_init: float = 1e-5
     dropout: float = 0.05
     masking: bool = False  # True: the output is a ReLU mask on the encoded mixture; False: direct mapping
+    input_level: float | None = None  # RMS that mixtures are brought to, and estimates back from; None: taken as they are
     video_encoder: str = "dp_lipcoder"  # or "lipcoder" (semantic path alone), "reconstruction" (that path alone)
     lip_size: int = 88  # pixels
     lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips)
@@ -490,11 +491,18 @@ class Dolphin(SeparationModel):
         """Shape: mixture (B, T), lips (B, F, S, S) -> (B, 1, T)."""
         self.check_inputs(mixture, lips, self.config.lip_size)
         video = self.visual_fusion(self.video_projection(self.video_encoder(lips)))  # (B, F, C_v)
+        level = self._level(mixture)  # (B, 1)
         shortest = max(self.config.audio_kernel, mixture.shape[1])
-        encoded = self.audio_encoder(self.fit_length(mixture, shortest))  # (B, T', N)
+        encoded = self.audio_encoder(self.fit_length(mixture / level, shortest))  # (B, T', N)
         fused = self.av_fusion(self.audio_projection(encoded), video)  # (B, T', C)
-        estimate = self.audio_decoder(self.output_layer(self.separator(fused), encoded))
+        estimate = level * self.audio_decoder(self.output_layer(self.separator(fused), encoded))
         return self.fit_length(estimate, mixture.shape[1]).unsqueeze(1)
+
+    def _level(self, mixture: Tensor) -> Tensor | float:
+        """What `input_level` divides by: 1 at that level, so that loud and quiet recordings are separated alike."""
+        if self.config.input_level is None:
+            return 1.0
+        return mixture.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-5) / self.config.input_level
 
 
 # --- Variants --------------------------------------------------------------------------------------------------------
@@ -508,12 +516,13 @@ def dolphin() -> DolphinConfig:
 
 @register_model(Dolphin)
 def dolphin_laptop() -> DolphinConfig:
-    """A size that trains on two CPU cores."""
+    """A size that trains on two CPU cores and runs far faster than real time on one: windows of 4 ms instead of 1 ms,
+    one GLA block per layer, a mask instead of direct mapping (it learns faster), drawn mouths, no quantiser."""
     return DolphinConfig(
-        audio_channels=128, audio_kernel=32, audio_stride=16, channels=64, n_heads=4, encoder_blocks=1,
-        decoder_blocks=1, layer_scale_init=0.1, video_encoder="reconstruction", lip_size=32, lip_recipe="mesh_32",
-        video_layers=tuple(layer for layer in PUBLISHED_LAYERS if layer != "linear_attend_space"), gate_bias=0.0,
-        dropout=0.0, as_published=False,
+        audio_kernel=64, audio_stride=32, channels=64, n_heads=4, encoder_blocks=1, decoder_blocks=1,
+        layer_scale_init=0.1, gate_bias=0.0, dropout=0.0, visual_dropout=0.0, masking=True, input_level=0.1,
+        video_encoder="reconstruction", lip_size=32, lip_recipe="mesh_32",
+        video_layers=("compress_space", "residual") * 3, as_published=False,
     )  # fmt: skip
 
 

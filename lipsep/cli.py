@@ -198,34 +198,45 @@ def demo(
     typer.echo(f"look at  {out / 'overview.png'}\nlisten to  {out / 'speaker_1.wav'}  and  {out / 'speaker_2.wav'}")
 
 
+class _Stopped(BaseException):
+    """Ctrl-C or a request to end: unwinds everything, so that temporary files go. (typer would swallow the usual one.)
+
+    Libraries in C sometimes lose an exception that a signal throws into them, or make another one of it; therefore
+    the number of the signal is kept, and looked at again at every step of progress and at the end.
+    """
+
+    signal_number: int | None = None
+
+    @classmethod
+    def on_signal(cls, number: int, _: object) -> None:
+        cls.signal_number = number
+        signal.signal(number, signal.SIG_DFL)  # asked twice, the process ends at once
+        raise cls
+
+    @classmethod
+    def check(cls) -> None:
+        if cls.signal_number is not None:
+            raise cls
+
+
 def main() -> None:
     """Entry point: 0 done, 1 refused or failed for a reason that is told, 2 wrong usage or a defect, 130 Ctrl-C."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = ["--debug"] * debug + [a for a in arguments if a != "--debug"]  # may stand anywhere
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        signal.signal(number, _Stopped.on_signal)
     try:
         app(arguments)
-    except _Stopped as stopped:
-        _leave(128 + stopped.args[0], "stopped; what was unfinished is removed, the same command starts it again")
-    except LipsepError as error:
+    except (Exception, _Stopped) as error:
+        if _Stopped.signal_number is not None:
+            what = "stopped; what was unfinished is removed, the same command starts it again"
+            _leave(128 + _Stopped.signal_number, what)
         if debug:
             raise
-        _leave(1, str(error))
-    except Exception as error:
-        if debug:
-            raise
+        if isinstance(error, LipsepError):
+            _leave(1, str(error))
         _leave(2, f"unexpected {type(error).__name__}: {error}; run with --debug for the traceback")
-
-
-class _Stopped(BaseException):
-    """Ctrl-C or a request to end: unwinds everything, so that temporary files go; typer would swallow the usual one."""
-
-
-def _stop(number: int, _: object) -> None:
-    signal.signal(number, signal.SIG_DFL)  # asked twice, the process ends at once
-    raise _Stopped(number)
 
 
 def _leave(code: int, message: str) -> None:
@@ -283,6 +294,7 @@ def _progress(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
         tasks: dict[str, int] = {}
 
         def hook(step: str, completed: int, total: int | None) -> None:
+            _Stopped.check()
             if step not in tasks:
                 tasks[step] = bars.add_task(STEP_NAMES.get(step, step), total=total)
             bars.update(tasks[step], completed=completed, total=total)

@@ -154,7 +154,15 @@ class Separator:
         with OutputFolder(out_dir) as folder, writing_to(out_dir), ExitStack() as stack:
             found = self._separate(run, folder.staging, stack)
             with run.step("write"):
-                write_results(found, clip, folder, video=video, save_artifacts=save_artifacts, progress=run.progress)
+                write_results(
+                    found,
+                    clip,
+                    folder,
+                    video=video,
+                    save_artifacts=save_artifacts,
+                    progress=run.progress,
+                    warn=run.warn,
+                )
             if found.scale < 1:
                 run.warn(f"voices louder than full scale: every file is scaled by the same factor {found.scale:.3f}")
             names = sorted(p.relative_to(folder.results).as_posix() for p in folder.results.rglob("*") if p.is_file())

@@ -13,6 +13,7 @@ import numpy as np
 
 from lipsep.clip import Clip
 from lipsep.constants import SAMPLE_RATE
+from lipsep.errors import MediaError
 from lipsep.faces import FaceTrack
 from lipsep.lips import Lips
 from lipsep.media import WavWriter, mux, write_video
@@ -20,6 +21,7 @@ from lipsep.outputs import OutputFolder
 from lipsep.report import draw_boxes, draw_lips, draw_overview
 
 VIDEO_CHOICES = ("none", "original", "tracked")
+LOUDEST = 1 - 2**-15  # the highest sample that 16 bits can hold
 BLOCK = 10 * SAMPLE_RATE  # samples that are copied at once
 
 
@@ -76,7 +78,7 @@ class SeparatedVoices:
     @property
     def scale(self) -> float:
         """One factor for all written files: 1, or what keeps the loudest of them within 16 bits without clipping."""
-        return 1.0 if self.peak <= 1 else 1 / self.peak
+        return min(1.0, LOUDEST / max(self.peak, LOUDEST))
 
     def levels_dbfs(self) -> list[float | None]:
         """Mean level of each voice while it sounds, dB relative to full scale; None if it never does."""
@@ -92,19 +94,19 @@ def write_results(
     video: str,
     save_artifacts: bool,
     progress: Callable[[str, int, int], None],
+    warn: Callable[[str], None],
 ) -> None:
-    """Voices, residual, picture, videos and artifacts into `folder.results`; progress counts the files."""
+    """Voices, residual, picture, videos and artifacts into `folder.results`; progress counts the files.
+
+    Pictures that no container takes are warned about and left out: the voices, the point of it all, are kept.
+    """
     results, names = folder.results, [f"speaker_{track.person}" for track in found.tracks]
     jobs: list[Callable[[], object]] = []
     for name, voice in zip([*names, "residual"], [*found.voices, found.residual], strict=True):
         jobs.append(partial(_write_wav, results / f"{name}.wav", voice, found.scale))
-    jobs.append(lambda: draw_overview(results / "overview.png", clip.name, found))
-    if video == "tracked":
-        tracked = folder.staging / "tracked.mp4"
-        jobs.append(lambda: write_video(tracked, draw_boxes(clip.frames(), found.tracks), None))
-        jobs += [partial(mux, tracked, results / f"{name}.wav", results / f"{name}.mp4") for name in names]
-    elif video == "original":
-        jobs += [partial(clip.video_with, results / f"{name}.wav", results / f"{name}.mp4") for name in names]
+    jobs.append(partial(draw_overview, results / "overview.png", clip.name, found))
+    if video != "none":
+        jobs.append(partial(_write_videos, found, clip, folder, video == "tracked", warn))
     if save_artifacts:
         (results / "artifacts").mkdir()
         for name, track, lips in zip(names, found.tracks, found.lips, strict=True):
@@ -123,6 +125,22 @@ def _write_wav(path: Path, signal: SampleSpool, scale: float) -> None:
     with WavWriter(path) as wav:
         for _, block in signal.blocks(BLOCK):
             wav.write(block * np.float32(scale))
+
+
+def _write_videos(
+    found: SeparatedVoices, clip: Clip, folder: OutputFolder, tracked: bool, warn: Callable[[str], None]
+) -> None:
+    """The pictures once per person, each time with that person's voice."""
+    if tracked:
+        drawn = write_video(folder.staging / "tracked.mp4", draw_boxes(clip.frames(), found.tracks))
+        with_voice = partial(mux, drawn)
+    else:
+        with_voice = clip.video_with
+    for name in (f"speaker_{track.person}" for track in found.tracks):
+        try:
+            with_voice(folder.results / f"{name}.wav", folder.results / f"{name}.mp4")
+        except MediaError as error:
+            warn(f"no video for {name}: {error}")
 
 
 def _write_artifacts(stem: Path, track: FaceTrack, lips: Lips, wav: Path) -> None:

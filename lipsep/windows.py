@@ -139,6 +139,24 @@ def match_levels(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     return (gains / norms).astype(np.float32)
 
 
+class _Levels:
+    """Levels and polarity of a model whose loss knew neither.
+
+    A scale-invariant loss is as small for a voice turned upside down. Which way up is learned once for all voices, so
+    it is told from the agreement of all estimates so far with the mixture: one sign for everybody and the whole file.
+    """
+
+    def __init__(self) -> None:
+        self._agreement = 0.0
+
+    def __call__(self, estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
+        """(n, T), (T,) -> estimates at their level in the mixture, (n, T)."""
+        scale = np.linalg.norm(estimates, axis=1) * np.linalg.norm(mixture)
+        self._agreement += float(np.sum(estimates @ mixture / np.maximum(scale, 1e-12)))
+        upright = -estimates if self._agreement < 0 else estimates
+        return upright * match_levels(upright, mixture)[:, None]
+
+
 @dataclass(frozen=True)
 class _Plan:
     n_samples: int
@@ -164,12 +182,14 @@ def _blocks(
     weight = crossfade(n_window, plan.overlap * SAMPLES_PER_FRAME if len(starts) > 1 else 0)  # (T,)
     total = np.zeros((len(lips), n_window), np.float32)
     weights = np.zeros(n_window, np.float32)
+    set_levels = None if network.model.keeps_level else _Levels()
     windows = _separated(starts, plan, network, read, lips, gates)
     for done, (window, following) in enumerate(zip(windows, [*starts[1:], None], strict=True), 1):
         first = window.start * SAMPLES_PER_FRAME  # `total` and `weights` begin here
         weights += weight
         if window.estimates is not None:
-            total += weight * _levelled(window, plan, network.model, gates)
+            estimates = _gated(window, plan, gates)  # first, so that what is cut off claims no share of the mixture
+            total += weight * (set_levels(estimates, window.mixture) if set_levels else estimates)
         n_final = n_window if following is None else (following - window.start) * SAMPLES_PER_FRAME
         block = total[:, :n_final] / weights[:n_final]  # (n_people, n_final)
         total = np.pad(total[:, n_final:], ((0, 0), (0, n_final)))
@@ -179,14 +199,11 @@ def _blocks(
         yield first, block[:, : plan.n_samples - first]
 
 
-def _levelled(window: _Window, plan: _Plan, model: torch.nn.Module, gates) -> np.ndarray:
-    """Close the gates of absent people, then set the levels if the model leaves them open. -> (n_people, T)"""
-    estimates = window.estimates
-    if gates is not None:
-        estimates = estimates * np.stack([_gate_samples(g, window.start, plan.window) for g in gates])
-    if not model.keeps_level:
-        estimates = estimates * match_levels(estimates, window.mixture)[:, None]
-    return estimates
+def _gated(window: _Window, plan: _Plan, gates) -> np.ndarray:
+    """Estimates with the gates of absent people closed. -> (n_people, T)"""
+    if gates is None:
+        return window.estimates
+    return window.estimates * np.stack([_gate_samples(gate, window.start, plan.window) for gate in gates])
 
 
 def _separated(starts: list[int], plan: _Plan, network: _BatchedModel, read, lips, gates) -> Iterator[_Window]:

@@ -240,6 +240,19 @@ def test_levels_of_a_scale_invariant_model_follow_the_mixture():
     assert np.sum((mixture - voices.sum(0)) ** 2) < 1e-4 * np.sum(mixture**2)
 
 
+def test_a_scale_invariant_model_that_is_upside_down_is_turned_up_again():
+    """Its loss cannot tell the two apart; non-negative gains alone would make everybody silent."""
+
+    class UpsideDown(Unlevelled):
+        def forward(self, mixture, lips):
+            return -super().forward(mixture, lips)
+
+    mixture, faces = noise(5, 16_000 * 12), [Faces(np.ones(300)), Faces(-np.ones(300))]
+    np.testing.assert_allclose(
+        run(UpsideDown(), mixture, faces, window_s=3), run(Unlevelled(), mixture, faces, window_s=3), atol=1e-5
+    )
+
+
 def test_levels_are_never_negative_and_a_silent_estimate_stays_silent():
     mixture = noise(0, 8000)
     gains = match_levels(np.stack([mixture * 5, -mixture, np.zeros_like(mixture)]), mixture)

@@ -1,0 +1,322 @@
+"""The command line as people use it: what is printed, what the exit code says, what is on disk afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+import lipsep.cli
+from lipsep.checkpoints import save_model
+from lipsep.cli import app
+from lipsep.data.scenes import build_clip, demo_people
+from lipsep.errors import FaceError
+from lipsep.media import load_audio
+from lipsep.models import create_model
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    """A tiny Dolphin with random weights: it separates nothing, but everything runs for real."""
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    torch.manual_seed(0)
+    save_model(create_model("dolphin_test", lip_size=32), folder, {"licence": "CC0", "keeps_level": True})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """Two people for 2 s, in a file whose name has spaces and letters outside ASCII."""
+    path = tmp_path_factory.mktemp("my clips") / "Zwei Köpfe 两人.mp4"
+    build_clip(demo_people(), path, duration_s=2, size=(640, 360))
+    return path
+
+
+def lipsep_command(*arguments: object, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "lipsep.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def one_line(ran: subprocess.CompletedProcess) -> str:
+    """What stands on stderr: a single line, no traceback."""
+    lines = ran.stderr.strip().splitlines()
+    assert len(lines) == 1 and "Traceback" not in ran.stderr, ran.stderr
+    return lines[0]
+
+
+class Recorder:
+    """Stands in for a Separator and notes how it was called."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple] = []
+        self.calls: list[tuple[Path, Path, dict]] = []
+
+    def make(self, model, device, threads):
+        self.made.append((model, device, threads))
+        return self
+
+    def __call__(self, source, out_dir, **options):
+        self.calls.append((source, out_dir, options))
+        if source.name.startswith("wall"):
+            raise FaceError("no face in 50 frames")
+        report = {"warnings": ["quiet"], "seconds": {"total": 1.0}, "input": {"duration_s": 2.0}}
+        return SimpleNamespace(skipped=source.name.startswith("done"), tracks=[1, 2], report=report)
+
+
+@pytest.fixture
+def recorder(monkeypatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(lipsep.cli, "_separator", recorder.make)
+    return recorder
+
+
+def test_a_video_becomes_one_voice_per_person_end_to_end(clip, model_folder, tmp_path):
+    ran = lipsep_command(
+        "separate", clip, "-o", tmp_path / "mit Leerzeichen", "--model", model_folder, "--device", "cpu"
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "2 people" in ran.stdout and "overview.png" in ran.stdout
+    folder = tmp_path / "mit Leerzeichen" / "Zwei Köpfe 两人"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert report["input"]["name"] == clip.name and len(report["tracks"]) == 2
+    parts = [soundfile.read(folder / f"{n}.wav", dtype="float32")[0] for n in ("speaker_1", "speaker_2", "residual")]
+    mixture = load_audio(clip)
+    assert np.abs(parts[0]).max() > 0
+    np.testing.assert_allclose(np.sum(parts, axis=0), report["scale"] * mixture, atol=2 / 32768)
+
+    again = lipsep_command(
+        "separate", clip, "-o", tmp_path / "mit Leerzeichen", "--model", model_folder, "--device", "cpu"
+    )
+    assert again.returncode == 0 and "already done" in again.stdout
+
+
+def test_several_inputs_get_a_folder_each_and_one_failure_does_not_stop_the_others(recorder, tmp_path):
+    result = runner.invoke(app, ["separate", "a.mp4", "wall.mp4", "done.mp4", "b.mp4", "-o", str(tmp_path)])
+    assert [call[1] for call in recorder.calls] == [tmp_path / n for n in ("a", "wall", "done", "b")]
+    assert "a.mp4: 2 people" in result.stdout and "done.mp4: already done" in result.stdout
+    assert "no face in 50 frames" in result.stderr and "note: quiet" in result.stderr
+    assert result.exit_code == 1 and "1 of 4" in str(result.exception)
+    assert len(recorder.made) == 1  # the model is loaded once
+
+
+def test_two_inputs_of_one_name_are_refused_before_anything_is_done(recorder):
+    result = runner.invoke(app, ["separate", "a/x.mp4", "b/x.mov"])
+    assert "both write to" in str(result.exception) and not recorder.calls
+
+
+def test_every_option_reaches_the_separator(recorder):
+    arguments = (
+        "a.mp4 -o out --model m --speakers 3 --detect-every-n 7 --face-scale 1.5 --device cuda:0 --keep-offscreen "
+        "--video tracked --save-artifacts --overwrite --threads 2"
+    )
+    assert runner.invoke(app, ["separate", *arguments.split()]).exit_code == 0
+    assert recorder.made == [("m", "cuda:0", 2)]
+    source, out, options = recorder.calls[0]
+    assert (source, out) == (Path("a.mp4"), Path("out/a")) and callable(options.pop("hook"))
+    assert options == {
+        "speakers": 3,
+        "detect_every_n": 7,
+        "face_scale": 1.5,
+        "keep_offscreen": True,
+        "video": "tracked",
+        "save_artifacts": True,
+        "overwrite": True,
+    }
+
+
+def test_the_published_scripts_flags_keep_working(recorder, tmp_path):
+    (tmp_path / "conf.yml").write_text("")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    arguments = (
+        "--input v.mp4 --output out --speakers 2 --detect-every-n 8 --face-scale 1.5 --cuda-device 0 "
+        f"--config {tmp_path}/conf.yml"
+    )
+    assert runner.invoke(app, ["separate", *arguments.split()]).exit_code == 0
+    assert recorder.made == [(str(tmp_path), "cuda:0", None)]
+    source, out, options = recorder.calls[0]
+    assert (source, out) == (Path("v.mp4"), Path("out/v"))
+    assert (options["speakers"], options["detect_every_n"], options["face_scale"]) == (2, 8, 1.5)
+    runner.invoke(app, ["separate", "--input", "v.mp4", "--cuda-device", "-1"])
+    assert recorder.made[-1][1] == "cpu"
+
+
+def test_a_published_config_without_weights_beside_it_is_not_silently_ignored(recorder):
+    result = runner.invoke(app, ["separate", "--input", "v.mp4", "--config", "checkpoints/vox2/conf.yml"])
+    assert "no model.safetensors beside it" in str(result.exception) and not recorder.calls
+
+
+def test_hidden_flags_do_not_clutter_the_help():
+    text = runner.invoke(app, ["separate", "--help"]).stdout
+    assert "--cuda-device" not in text and "--keep-offscreen" in text
+
+
+def test_help_and_version_answer_at_once_without_torch():
+    script = "import sys, lipsep.cli; assert not {'torch', 'cv2', 'av', 'matplotlib'} & set(sys.modules), sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    start = time.perf_counter()
+    ran = lipsep_command("--help")
+    assert time.perf_counter() - start < 3  # 0.3 s on a quiet machine
+    assert ran.returncode == 0 and "separate" in ran.stdout and "demo" in ran.stdout
+    assert lipsep_command("--version").stdout.startswith("lipsep 0.")
+
+
+def test_no_input_is_a_usage_error():
+    ran = lipsep_command("separate")
+    assert ran.returncode == 2 and "at least one video" in ran.stderr
+
+
+def test_a_missing_file_is_one_line_and_exit_code_1(model_folder, tmp_path):
+    ran = lipsep_command("separate", "nowhere.mp4", "--model", model_folder, cwd=tmp_path)
+    assert ran.returncode == 1 and "nowhere.mp4" in one_line(ran)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corrupt_model_file_is_one_line(clip, model_folder, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_bytes((model_folder / "config.json").read_bytes())
+    (broken / "model.safetensors").write_bytes((model_folder / "model.safetensors").read_bytes()[:5000])
+    ran = lipsep_command("separate", clip, "--model", broken, "-o", tmp_path / "out")
+    assert ran.returncode == 1 and "model.safetensors" in one_line(ran)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_model_and_an_unknown_device_are_one_line(clip, model_folder):
+    ran = lipsep_command("separate", clip, "--model", "dolfin")
+    assert ran.returncode == 1 and "dolfin" in one_line(ran)
+    ran = lipsep_command("separate", clip, "--model", model_folder, "--device", "toaster")
+    assert ran.returncode == 1 and "toaster" in one_line(ran)
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel").is_dir(), reason="needs a file system that refuses to be written, as Linux' /sys"
+)
+def test_a_read_only_folder_is_one_line_before_any_work(clip, model_folder):
+    ran = lipsep_command("separate", clip, "--model", model_folder, "-o", "/sys/kernel/out")
+    assert ran.returncode == 1 and "cannot write to" in one_line(ran)
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(clip, model_folder, tmp_path):
+    """A limit on file sizes stands in for the full disk: writing fails in the middle of a file."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    ran = lipsep_command("separate", clip, "--model", model_folder, "-o", tmp_path / "out", preexec_fn=limit)
+    assert ran.returncode == 1 and "cannot write" in one_line(ran)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_in_the_middle_leaves_nothing(clip, model_folder, tmp_path, sent, code):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lipsep.cli", "separate", str(clip), "--model", str(model_folder), "-o", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    patience = time.monotonic() + 60
+    while not list(out.glob("*/.unfinished-*/results")) and time.monotonic() < patience:
+        time.sleep(0.01)
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert len(stderr.strip().splitlines()) == 1 and "stopped" in stderr
+    assert not out.exists()
+
+
+def test_an_unexpected_error_is_one_line_with_a_way_to_see_more(monkeypatch, capsys):
+    def defect(*_):
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(lipsep.cli, "_separator", defect)
+    monkeypatch.setattr(sys, "argv", ["lipsep", "separate", "a.mp4"])
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with pytest.raises(SystemExit) as left:
+            lipsep.cli.main()
+        assert left.value.code == 2
+        assert capsys.readouterr().err.strip() == (
+            "lipsep: unexpected ValueError: two lines; run with --debug for the traceback"
+        )
+        monkeypatch.setattr(sys, "argv", ["lipsep", "separate", "a.mp4", "--debug"])  # anywhere in the line
+        with pytest.raises(ValueError, match="two"):
+            lipsep.cli.main()
+        monkeypatch.setattr(lipsep.cli._Stopped, "signal_number", signal.SIGINT)  # a signal that a library garbled
+        with pytest.raises(SystemExit) as left:
+            lipsep.cli.main()
+        assert left.value.code == 130 and "stopped" in capsys.readouterr().err
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+            signal.signal(number, handler)
+
+
+def test_models_are_listed_with_licence_and_size():
+    result = runner.invoke(app, ["models"])
+    assert result.exit_code == 0, result.exception
+    assert "dolphin" in result.stdout and "MB" in result.stdout
+
+
+def test_training_without_its_packages_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    monkeypatch.delitem(sys.modules, "lipsep.training.run", raising=False)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("")
+    result = runner.invoke(app, ["train", str(recipe)])
+    assert "pip install 'lipsep[train]'" in str(result.exception)
+
+
+def test_the_demo_prints_what_it_reached(model_folder, tmp_path):
+    ran = lipsep_command("demo", "--model", model_folder, "-o", tmp_path / "demo", "--device", "cpu")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("SI-SNRi") == 2 and "overview.png" in ran.stdout
+    assert (tmp_path / "demo" / "speaker_2.wav").is_file()
+    again = lipsep_command("demo", "--model", model_folder, "-o", tmp_path / "demo", "--device", "cpu")
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["two_people_interview_720p.mp4", "two_people_studio_1080p.mp4"])
+def test_real_footage_runs_end_to_end(shared, model_folder, tmp_path, name):
+    """3 s of two people who talk over each other: both are found, for the whole time, left and right."""
+    import av
+
+    source, cut = shared / "media" / name, tmp_path / name
+    with av.open(str(source)) as whole, av.open(str(cut), "w") as piece:
+        streams = {s.index: piece.add_stream_from_template(s) for s in (whole.streams.video[0], whole.streams.audio[0])}
+        for packet in whole.demux(*(whole.streams[i] for i in streams)):
+            if packet.dts is not None and packet.pts * packet.time_base < 3:
+                packet.stream = streams[packet.stream.index]
+                piece.mux(packet)
+    ran = lipsep_command("separate", cut, "--model", model_folder, "-o", tmp_path, "--video", "tracked")
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads((tmp_path / cut.stem / "report.json").read_text())
+    assert len(report["tracks"]) == 2
+    assert all(t["visible_s"] > 0.9 * report["input"]["duration_s"] for t in report["tracks"])
+    assert (tmp_path / cut.stem / "speaker_2.mp4").stat().st_size > 10_000
+
+
+def test_nothing_is_written_outside_the_output_folder(clip, model_folder, tmp_path):
+    before = set(os.listdir(clip.parent))
+    lipsep_command("separate", clip, "--model", model_folder, "-o", tmp_path / "out", "--video", "none", cwd=tmp_path)
+    assert os.listdir(tmp_path) == ["out"] and set(os.listdir(clip.parent)) == before

@@ -35,16 +35,48 @@ PUBLISHED_LAYERS = (
 LINEAR_HEADS, LINEAR_HEAD_DIM = 16, 8
 HEADS, HEAD_DIM, N_MEMORY = 8, 32, 4
 FEED_FORWARD_MULT = 4
+FRAMES_AT_ONCE = 8  # in the linear attention; bounds its memory
 
 
-class Conv3d(nn.Conv3d):
-    """A 3-D convolution that keeps the size. Shape: (B, F, H, W, C) -> (B, F, H, W, C')."""
+class StemConv(nn.Module):
+    """The first convolution, k x k x k on grey pictures, same size. Shape: (B, F, H, W) -> (B, F, H, W, C).
 
-    def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
-        super().__init__(c_in, c_out, kernel, padding=kernel // 2)
+    The k neighbouring frames become the input channels of a 2-D convolution.
+    """
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        conv = nn.Conv3d(1, channels, kernel)
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, lips: Tensor) -> Tensor:
+        kernel = self.weight.shape[-1]
+        reach = kernel // 2
+        frames = F.pad(lips, (0, 0, 0, 0, reach, reach)).unfold(1, kernel, 1)  # (B, F, H, W, k)
+        frames = frames.contiguous().flatten(0, 1).movedim(-1, 1)  # (B * F, k, H, W), channels-last in memory
+        return F.conv2d(frames, self.weight[:, 0], self.bias, padding=reach).movedim(1, -1).unflatten(0, lips.shape[:2])
+
+
+class Conv3d(nn.Module):
+    """A 3 x 3 x 3 convolution that keeps the size. Shape: (B, F, H, W, C) -> (B, F, H, W, C).
+
+    One 2-D convolution makes the three frames' shares of each result, which are then shifted and added: on a CPU 3 to
+    28 times faster than PyTorch's 3-D convolution at these few channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        conv = nn.Conv3d(channels, channels, 3)
+        self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(-1, 1)).movedim(1, -1)
+        weight = self.weight.movedim(2, 0).flatten(0, 1)  # (3 C, C, 3, 3)
+        shares = F.conv2d(x.flatten(0, 1).movedim(-1, 1), weight, padding=1)
+        before, now, after = shares.movedim(1, -1).unflatten(0, x.shape[:2]).chunk(3, dim=-1)
+        y = now + self.bias
+        y[:, 1:] += before[:, :-1]
+        y[:, :-1] += after[:, 1:]
+        return y
 
 
 class SqueezeExcite(nn.Module):
@@ -76,7 +108,7 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, channels: int, gate_bias: float) -> None:
         super().__init__()
-        self.conv = Conv3d(channels, channels, 3)
+        self.conv = Conv3d(channels)
         self.pointwise = nn.Linear(channels, channels)
         self.gate = SqueezeExcite(channels, gate_bias)
 
@@ -110,6 +142,7 @@ class RMSNorm(nn.Module):
 class LinearSpaceAttention(nn.Module):
     """Attention among the pixels of a frame with exp(s) replaced by 1 + s + s^2 / 2, hence linear in the pixels.
 
+    Works on (heads, 8, pixels), so that the products of the expansion run along the pixels, a few frames at a time.
     Shape: (B, F, H, W, C) -> same, added to the input.
     """
 
@@ -122,20 +155,22 @@ class LinearSpaceAttention(nn.Module):
         self.to_out = nn.Linear(inner, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = self.norm(x).flatten(0, 1).flatten(1, 2)  # (B * F, N, C) with N = H * W
-        q, k, v = (
-            part.unflatten(-1, (LINEAR_HEADS, LINEAR_HEAD_DIM)).transpose(1, 2)  # (B * F, heads, N, 8)
-            for part in (self.to_q(pixels) * LINEAR_HEAD_DIM**-0.5, *self.to_kv(pixels).chunk(2, dim=-1))
-        )
-        v = F.pad(v, (0, 1), value=1.0)  # the ones give the normaliser
-        out = v.sum(2, keepdim=True) + q @ (k.mT @ v) + squares(q) @ (squares(k).mT @ v * 0.5)
-        out = out[..., :-1] / out[..., -1:].clamp(min=1e-5)  # (B * F, heads, N, 8)
-        return x + self.to_out(out.transpose(1, 2).flatten(2)).view_as(x)
+        pixels = self.norm(x).flatten(0, 1).flatten(1, 2).mT  # (B * F, C, N) with N = H * W
+        out = torch.cat([self._attend(some) for some in pixels.split(FRAMES_AT_ONCE)])  # (B * F, inner, N)
+        return x + self.to_out(out.mT).view_as(x)
+
+    def _attend(self, pixels: Tensor) -> Tensor:
+        heads = (-1, LINEAR_HEAD_DIM, pixels.shape[-1])
+        q = (self.to_q.weight * LINEAR_HEAD_DIM**-0.5 @ pixels).view(heads)  # (frames * heads, 8, N)
+        k, v = (part.reshape(heads) for part in (self.to_kv.weight @ pixels).chunk(2, dim=1))
+        v = F.pad(v, (0, 0, 0, 1), value=1.0)  # (frames * heads, 9, N): the ones give the normaliser
+        out = v.sum(2, keepdim=True) + (v @ k.mT) @ q + (0.5 * v @ squares(k).mT) @ squares(q)
+        return (out[:, :-1] / out[:, -1:].clamp(min=1e-5)).view(len(pixels), -1, heads[-1])
 
 
 def squares(x: Tensor) -> Tensor:
-    """All products of two of the last dimension's numbers: (..., d) -> (..., d * d)."""
-    return (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)
+    """All products of two of a pixel's numbers: (..., d, N) -> (..., d * d, N)."""
+    return (x.unsqueeze(-3) * x.unsqueeze(-2)).flatten(-3, -2)
 
 
 class SpaceAttention(nn.Module):
@@ -182,7 +217,7 @@ class LipPath(nn.Module):
     def __init__(self, layers: tuple[str, ...], init_channels: int, max_channels: int, gate_bias: float) -> None:
         super().__init__()
         channels = init_channels
-        self.conv_in = Conv3d(1, channels, 7)
+        self.conv_in = StemConv(channels, 7)
         self.layers = nn.ModuleList()
         for kind in layers:
             if kind == "residual":
@@ -203,7 +238,7 @@ class LipPath(nn.Module):
         self.channels = channels
 
     def forward(self, lips: Tensor) -> Tensor:
-        x = self.conv_in(lips.unsqueeze(-1))  # (B, F, S, S, C)
+        x = self.conv_in(lips)  # (B, F, S, S, C)
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)

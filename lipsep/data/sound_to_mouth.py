@@ -80,7 +80,7 @@ def resting(mouth: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    filmed: TalkingClips, n_steps: int = 1_500, batch: int = 32, segment_frames: int = 50, seed: int = 0
+    filmed: TalkingClips, n_steps: int = 400, batch: int = 32, segment_frames: int = 50, seed: int = 0
 ) -> tuple[SoundToMouth, float]:
     """Learn from filmed clips, at random pace and level so that other voices are not foreign.
 

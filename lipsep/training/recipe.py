@@ -61,6 +61,7 @@ class Recipe(_Strict):
     data: DataPart
     training: TrainingPart
     output: Path  # run folder: checkpoints, logs, exported model
+    licence: str  # of the weights, for the model card
     provenance: str  # one sentence for the model card: what the weights were trained on
 
 

@@ -56,6 +56,7 @@ def run_recipe(path: Path, resume: bool) -> Path:
         folder,
         {
             "keeps_level": settings.loss in LEVEL_KEEPING_LOSSES,
+            "licence": recipe.licence,
             "provenance": recipe.provenance,
             "validation": scores,
             "recipe": path.name,

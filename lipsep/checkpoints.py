@@ -83,7 +83,7 @@ def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.devi
         folder = Path(name)
     elif (PACKAGED / name / _CONFIG).is_file():
         folder = PACKAGED / name
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         folder = _from_hub(name)
     else:
         raise WeightsError(_unknown(name))
@@ -215,7 +215,7 @@ def _from_hub(name: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    files = [_CONFIG, _WEIGHTS, *_PICKLES]
+    files = [_CONFIG, _WEIGHTS]
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=True))
     except LocalEntryNotFoundError:

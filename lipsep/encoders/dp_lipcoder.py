@@ -35,7 +35,7 @@ PUBLISHED_LAYERS = (
 LINEAR_HEADS, LINEAR_HEAD_DIM = 16, 8
 HEADS, HEAD_DIM, N_MEMORY = 8, 32, 4
 FEED_FORWARD_MULT = 4
-FRAMES_AT_ONCE = 8  # in the linear attention; bounds its memory
+FRAMES_AT_ONCE = 2  # in the linear attention; bounds its memory
 
 
 class StemConv(nn.Module):

@@ -63,7 +63,7 @@ class DolphinConfig:
     layer_scale_init: float = 1e-5
     dropout: float = 0.05
     masking: bool = False  # True: the output is a ReLU mask on the encoded mixture; False: direct mapping
-    input_level: float | None = None  # RMS that mixtures are brought to, and estimates back from; None: taken as they are
+    input_level: float | None = None  # RMS to which mixtures are brought, and estimates back from it; None: as they are
     video_encoder: str = "dp_lipcoder"  # or "lipcoder" (semantic path alone), "reconstruction" (that path alone)
     lip_size: int = 88  # pixels
     lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips)

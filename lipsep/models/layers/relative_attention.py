@@ -8,13 +8,15 @@ from torch.nn import functional as F
 
 from lipsep.models.layers.channels_last import LayerScale
 
+QUERIES_AT_ONCE = 128
+"""Rows of the logits computed together: memory grows with L, not with L^2."""
+
 
 class RelativeAttention(nn.Module):
     """Layer norm, self-attention, output map, LayerScale; the caller adds the residual, if any.
 
     A learned vector r(i - j) per distance adds q_i . r(i - j) to the logit of query i and key j, before the division by
-    sqrt(d) (Shaw et al. 2018, keys only). q R^T over all 2 L - 1 distances is one matrix product, and a shifted view of
-    its rows puts each distance under its key.
+    sqrt(d) (Shaw et al. 2018, keys only).
 
     Shape: x (B, L, C), relative (2 M, C / heads) or None -> (B, L, C). Distances beyond M count as M.
     """
@@ -36,16 +38,32 @@ class RelativeAttention(nn.Module):
             to(y).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, heads, L, d)
             for to in (self.to_q, self.to_k, self.to_v)
         )
-        bias = None if relative is None else position_logits(q, relative) * q.shape[-1] ** -0.5
-        y = F.scaled_dot_product_attention(q, k, v, bias, self.dropout.p if self.training else 0.0)
+        dropout = self.dropout.p if self.training else 0.0
+        if relative is None:
+            y = F.scaled_dot_product_attention(q, k, v, None, dropout)
+        else:
+            some = []
+            for start in range(0, x.shape[1], QUERIES_AT_ONCE):
+                rows = q[:, :, start : start + QUERIES_AT_ONCE]
+                bias = position_logits(rows, relative * rows.shape[-1] ** -0.5, start, x.shape[1])
+                some.append(F.scaled_dot_product_attention(rows, k, v, bias, dropout))
+            y = torch.cat(some, dim=2)
         return self.scale(self.dropout(self.to_out(y.transpose(1, 2).flatten(2))))
 
 
-def position_logits(q: Tensor, relative: Tensor) -> Tensor:
-    """q_i . r(i - j) for all i, j: q (B, heads, L, d), relative (2 M, d) -> (B, heads, L, L)."""
-    length, reach = q.shape[2], len(relative) // 2
-    distances = torch.arange(length - 1, -length, -1, device=q.device).clamp(-reach, reach - 1) + reach
-    logits = q @ relative[distances].t()  # (B, heads, L, 2 L - 1), column c is distance L - 1 - c
-    width = 2 * length - 2
-    shifted = logits.flatten(2)[..., length - 1 : length - 1 + length * width]  # row i now starts at distance i
-    return shifted.unflatten(2, (length, width))[..., :length] if length > 1 else logits
+def position_logits(q: Tensor, relative: Tensor, start: int, length: int) -> Tensor:
+    """q_i . r(i - j) for the R queries i = start ... start + R - 1 and all `length` keys j.
+
+    One matrix product with the vectors of all R + L - 1 distances; a view whose rows are shifted by one against each
+    other then puts each distance under its key.
+
+    Shape: q (B, heads, R, d), relative (2 M, d) -> (B, heads, R, L).
+    """
+    rows, reach = q.shape[2], len(relative) // 2
+    distances = torch.arange(start + rows - 1, start - length, -1, device=q.device)
+    logits = q @ relative[distances.clamp(-reach, reach - 1) + reach].t()  # (B, heads, R, R + L - 1)
+    width = rows + length - 2
+    if width == 0:
+        return logits
+    shifted = logits.flatten(2)[..., rows - 1 : rows - 1 + rows * width]  # row r now starts at distance start + r
+    return shifted.unflatten(2, (rows, width))[..., :length]

@@ -33,6 +33,7 @@ STEP_NAMES = {
     "read": "reading the sound",
     "faces": "finding faces",
     "lips": "reading lips",
+    "mixtures": "scoring mixtures",
     "separate": "separating voices",
     "write": "writing results",
 }
@@ -162,19 +163,36 @@ def models() -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, for example recipes/dolphin/laptop.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe, for example recipes/laptop/dolphin_laptop.yaml.")],
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
 ) -> None:
     """Train a model by a recipe, or go on with an unfinished run of it."""
-    try:
+    with _needs_training_extra("training"):
         from lipsep.training import train as run_training
 
         folder = run_training(recipe, resume=not restart)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("lipsep"):
-            raise
-        raise ModelError(f"training needs the package '{error.name}': run  pip install 'lipsep[train]'") from error
     typer.echo(f"trained: '{folder}'; use it with  lipsep separate FILE --model '{folder}'")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Name, folder or hub id of the model.")],
+    data: Annotated[Path, typer.Option(help="Manifest of mixtures, for example recipes/laptop/unseen_talkers.csv.")],
+    root: Annotated[Path, typer.Option(help="Folder that the manifest's paths are relative to.")] = Path("."),
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write utterances.csv and means.json here.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Score a model on fixed mixtures: SI-SNRi, SDRi, PESQ, ESTOI, and the two-cue test (swap the lips)."""
+    separator = _separator(model, "cpu", threads)
+    with _needs_training_extra("evaluation"):
+        from lipsep.evaluation.evaluate import evaluate as run_evaluation
+    with _progress(data.name) as hook:
+        means = run_evaluation(separator.model, data, root, out, hook)
+    for name, row in {"all": means, **means.get("groups", {})}.items():
+        typer.echo(
+            f"{name}: {row['mixtures']} mixtures, SI-SNRi {row['si_snri']:+.2f} dB, SDRi {row['sdri']:+.2f} dB, "
+            f"PESQ {row['pesq']:.2f}, ESTOI {row['estoi']:.3f}, two-cue {row['two_cue']:.1%}"
+        )
 
 
 @app.command()
@@ -259,6 +277,16 @@ def _separator(model: str | None, device: str, threads: int | None) -> Separator
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
     return Separator(model or DEFAULT_MODEL, device)
+
+
+@contextmanager
+def _needs_training_extra(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("lipsep"):
+            raise
+        raise ModelError(f"{what} needs the package '{error.name}': run  pip install 'lipsep[train]'") from error
 
 
 def _model_beside(config: Path) -> str | None:

@@ -11,7 +11,7 @@ import yaml
 
 from lipsep.checkpoints import load_model
 from lipsep.data.clips import TalkingClip, TalkingClips, pack
-from lipsep.data.mixing import Mixtures, MixingConfig, collate
+from lipsep.data.mixing import MixingConfig, Mixtures, collate
 from lipsep.data.pace import change_pace
 from lipsep.data.sound_to_mouth import fit, predict
 from lipsep.errors import ModelError
@@ -133,9 +133,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path, monkeypatch
 
     original = lightning.Trainer.__init__
     monkeypatch.setattr(
-        lightning.Trainer, "__init__", lambda self, **kw: original(self, **{**kw, "callbacks": [*kw["callbacks"], PowerCut()]})
+        lightning.Trainer,
+        "__init__",
+        lambda self, **kw: original(self, **{**kw, "callbacks": [*kw["callbacks"], PowerCut()]}),
     )
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - Lightning turns Ctrl-C into SystemExit or KeyboardInterrupt
+    with pytest.raises(BaseException):  # noqa: B017 - Lightning turns Ctrl-C into SystemExit or KeyboardInterrupt
         train(cut)
     monkeypatch.setattr(lightning.Trainer, "__init__", original)
     resumed = train(cut)

@@ -42,7 +42,9 @@ class TalkingClip:
 class TalkingClips:
     """A sequence of `TalkingClip` in two flat arrays; what a corpus becomes once prepared."""
 
-    def __init__(self, names: list[str], talkers: list[str], n_frames: np.ndarray, voices: np.ndarray, mouths: np.ndarray):
+    def __init__(
+        self, names: list[str], talkers: list[str], n_frames: np.ndarray, voices: np.ndarray, mouths: np.ndarray
+    ):
         """
         Args:
             names, talkers: one each per clip.
@@ -114,5 +116,7 @@ def pack(clips: Iterable[TalkingClip]) -> TalkingClips:
         voices.append(voice)
         mouths.append(clip.mouth.astype(np.float32))
     if not names:
-        return TalkingClips([], [], np.zeros(0, np.int64), np.zeros(0, np.int16), np.zeros((0, MOUTH_POINTS, 2), np.float32))
+        return TalkingClips(
+            [], [], np.zeros(0, np.int64), np.zeros(0, np.int16), np.zeros((0, MOUTH_POINTS, 2), np.float32)
+        )
     return TalkingClips(names, talkers, np.array(n_frames), np.concatenate(voices), np.concatenate(mouths))

@@ -43,7 +43,9 @@ def read_manifest(path: Path) -> list[MixtureRow]:
                 gains_db = tuple(float(row[f"gain_db_{k}"]) for k in range(1, n_src + 1))
                 name = row["mixture"]
             except (KeyError, TypeError, ValueError) as error:
-                raise MediaError(f"{path}, line {number}: {error}; a row needs mixture, source_k and gain_db_k") from None
+                raise MediaError(
+                    f"{path}, line {number}: {error}; a row needs mixture, source_k and gain_db_k"
+                ) from None
             if n_src < 2:
                 raise MediaError(f"{path}, line {number}: {n_src} source; a mixture needs two")
             rows.append(MixtureRow(name, sources, gains_db))

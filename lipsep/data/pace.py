@@ -15,7 +15,9 @@ from lipsep.constants import SAMPLES_PER_FRAME
 from lipsep.data.clips import TalkingClip
 
 
-def change_pace(clip: TalkingClip, pace: float, n_frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def change_pace(
+    clip: TalkingClip, pace: float, n_frames: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A random stretch of the clip, played `pace` times as fast.
 
     Args:

@@ -41,7 +41,11 @@ def filmed_corpus(folder: Path, prepared: Path, hook: Hook | None = None) -> Tal
         return TalkingClips.load(path)
     sources = _files(folder, VIDEO_SUFFIXES, "video clips")
     with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as workers:
-        clips = [clip for clip in _counted(workers.map(film_clip, sources, chunksize=4), len(sources), "filmed", hook) if clip]
+        clips = [
+            clip
+            for clip in _counted(workers.map(film_clip, sources, chunksize=4), len(sources), "filmed", hook)
+            if clip
+        ]
     if not clips:
         raise MediaError(f"{folder}: {len(sources)} clips, none with a face in 90 % of its frames")
     corpus = pack(clips)
@@ -86,8 +90,6 @@ def noise_corpus(folder: Path, hook: Hook | None = None) -> np.ndarray:
     chosen = [source for members in classes.values() for source in members[: max(1, len(members) * 4 // 5)]]
     noises = [load_audio(source) for source in _counted(iter(chosen), len(chosen), "noise", hook)]
     return np.clip(np.round(np.concatenate(noises) * 32768), -32768, 32767).astype(np.int16)
-
-
 
 
 def _files(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:

@@ -25,7 +25,10 @@ WINDOW = 400  # 25 ms
 
 
 def mel_filters(n_mels: int = N_MELS, n_fft: int = 512, low_hz: float = 60.0, high_hz: float = 7_600.0) -> Tensor:
-    """Triangular filters, equally spaced on the mel scale ``2595 log10(1 + f / 700)``. Shape: (n_mels, n_fft // 2 + 1)."""
+    """Triangular filters, equally spaced on the mel scale ``2595 log10(1 + f / 700)``.
+
+    Shape: -> (n_mels, n_fft // 2 + 1).
+    """
     mel = torch.linspace(
         2595 * np.log10(1 + low_hz / 700), 2595 * np.log10(1 + high_hz / 700), n_mels + 2, dtype=torch.float64
     )

@@ -30,7 +30,9 @@ def score(estimate: np.ndarray, reference: np.ndarray, mixture: np.ndarray) -> d
     Args:
         estimate, reference, mixture: (T,) float, 16 kHz.
     """
-    estimate_t, reference_t, mixture_t = (torch.from_numpy(np.array(x, np.float64)) for x in (estimate, reference, mixture))
+    estimate_t, reference_t, mixture_t = (
+        torch.from_numpy(np.array(x, np.float64)) for x in (estimate, reference, mixture)
+    )
     silent = not np.any(reference) or not np.any(estimate)
     if silent:
         return dict.fromkeys(METRICS, math.nan)

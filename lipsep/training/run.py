@@ -6,14 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
 from lipsep.checkpoints import load_model, save_model
 from lipsep.data.clips import TalkingClips
-from lipsep.data.mixing import Mixtures, MixingConfig
+from lipsep.data.mixing import MixingConfig, Mixtures
 from lipsep.data.prepare import filmed_corpus, noise_corpus, unfilmed_corpus
 from lipsep.errors import ModelError
 from lipsep.lips import lip_recipe
@@ -49,7 +48,9 @@ def run_recipe(path: Path, resume: bool) -> Path:
     )
     last = recipe.output / "checkpoints" / "last.ckpt"
     trainer.fit(module, feed, ckpt_path=str(last) if resume and last.is_file() else None, weights_only=True)
-    scores = {name: round(float(value), 3) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
+    scores = {
+        name: round(float(value), 3) for name, value in trainer.callback_metrics.items() if name.startswith("val_")
+    }
     folder = recipe.output / "model"
     save_model(
         model,
@@ -101,5 +102,7 @@ def split_by_prefix(
     validation = [index for index in kept if clips.names[index].startswith(validation_prefixes)]
     training = sorted(set(kept) - set(validation))
     if len(training) < 2 or len(validation) < 2:
-        raise ModelError(f"recipe: {len(training)} clips to train on and {len(validation)} to validate; needs 2 of each")
+        raise ModelError(
+            f"recipe: {len(training)} clips to train on and {len(validation)} to validate; needs 2 of each"
+        )
     return clips.select(training), clips.select(validation)

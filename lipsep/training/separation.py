@@ -34,7 +34,10 @@ class SeparationTraining(lightning.LightningModule):
         mixture, lips, sources = batch
         estimates = self.model(mixture, lips).float()
         improvement = si_snr(estimates, sources) - si_snr(mixture[:, None], sources)  # (2B, 1)
-        asked, other = si_snr(estimates, sources), si_snr(estimates, sources.unflatten(0, (-1, 2)).flip(1).flatten(0, 1))
+        asked, other = (
+            si_snr(estimates, sources),
+            si_snr(estimates, sources.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)),
+        )
         own = (asked > other).view(-1, 2).all(-1).float()  # both lips fetched their own voice
         self.log("val_si_snri", improvement.mean(), prog_bar=True, batch_size=len(mixture))
         self.log("val_two_cue", own.mean(), prog_bar=True, batch_size=len(mixture))

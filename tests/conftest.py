@@ -1,4 +1,4 @@
-"""Shared fixtures. Tests that need the optional data folder beside the checkout skip with a reason where it is absent."""
+"""Shared fixtures. Tests that need the data folder beside the checkout skip with a reason where it is absent."""
 
 from __future__ import annotations
 

@@ -57,25 +57,30 @@ class OutputFolder:
         if kind is not None:
             self._remove_empty()
 
-    def finished_report(self) -> dict | None:
-        """The report of finished work in this folder, or None; see `finished_report`."""
-        return finished_report(self.path)
-
     def publish(self, report: dict) -> list[Path]:
         """Move every result to its final name, replacing what an earlier run left; `report.json` comes last."""
         with writing_to(self.path):
             text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
             (self.staging / REPORT).write_text(text, encoding="utf-8")
-            earlier = finished_report(self.path) or {"files": []}
+            earlier = self._earlier_results()
             (self.path / REPORT).unlink(missing_ok=True)
             results = sorted(p.relative_to(self.results) for p in self.results.rglob("*") if p.is_file())
-            for name in set(map(Path, earlier["files"])) - set(results):
-                (self.path / name).unlink(missing_ok=True)
+            for path in earlier - {self.path / name for name in results}:
+                path.unlink(missing_ok=True)
             for name in results:
                 (self.path / name).parent.mkdir(exist_ok=True)
                 os.replace(self.results / name, self.path / name)
             os.replace(self.staging / REPORT, self.path / REPORT)
         return [self.path / name for name in (*results, Path(REPORT))]
+
+    def _earlier_results(self) -> set[Path]:
+        """What an earlier run wrote here by its own report; never anything outside this folder."""
+        try:
+            report = finished_report(self.path) or {"files": []}
+        except OutputError:  # somebody else's report, to be replaced
+            return set()
+        paths = {self.path / name for name in report["files"]}
+        return {path for path in paths if path.resolve().is_relative_to(self.path.resolve())}
 
     def _remove_stale(self) -> None:
         for folder in self.path.glob(STAGING_PREFIX + "*"):
@@ -92,13 +97,21 @@ class OutputFolder:
 
 
 def finished_report(folder: Path) -> dict | None:
-    """The report of finished work in `folder`: lipsep's own, with every file that it lists still there. Else None."""
-    try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        complete = all((folder / name).is_file() for name in report["files"])
-        return report if complete and "lipsep" in report else None
-    except (OSError, ValueError, KeyError, TypeError):
+    """The report of finished work in `folder`; None if there is none, or if files that it lists are gone.
+
+    Raises:
+        OutputError: there is a report.json that something else has written.
+    """
+    path = folder / REPORT
+    if not path.exists():
         return None
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = None
+    if not isinstance(report, dict) or not {"lipsep", "input", "settings", "files"} <= report.keys():
+        raise OutputError(f"'{path}' was not written by lipsep: choose another folder, or --overwrite to replace it")
+    return report if all((folder / name).is_file() for name in report["files"]) else None
 
 
 @contextmanager

@@ -144,7 +144,8 @@ class Separator:
                 found = self._separate(run, Path(work), stack)
                 voices = np.stack([v.read(0, v.n_samples) for v in found.voices])
                 residual = found.residual.read(0, found.residual.n_samples)
-                return SeparationResult(found.tracks, self._report(run, found, []), voices, residual)
+                report = {**self._report(run, found, []), "scale": 1.0}  # floating-point arrays need no turning down
+                return SeparationResult(found.tracks, report, voices, residual)
 
         out_dir = Path(out_dir)
         earlier = _finished(out_dir, clip, settings, overwrite)

@@ -215,6 +215,22 @@ def test_overwrite_replaces_the_run_and_removes_only_what_that_run_wrote(clip, k
     assert everything_in(tmp_path) == ["notes.txt", "overview.png", "report.json", "residual.wav", "speaker_1.wav"]
 
 
+def test_a_report_of_something_else_is_not_replaced(clip, known, tmp_path):
+    (tmp_path / "report.json").write_text('{"invoice": 17}')
+    with pytest.raises(OutputError, match=r"report\.json' was not written by lipsep.*--overwrite"):
+        separator()(clip.path, tmp_path, video="none")
+    assert everything_in(tmp_path) == ["report.json"] and "invoice" in (tmp_path / "report.json").read_text()
+
+
+def test_overwriting_never_reaches_outside_the_folder(clip, known, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    forged = {"lipsep": "", "input": {}, "settings": {}, "files": ["../precious.txt"]}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text(json.dumps(forged))
+    separator()(clip.path, tmp_path / "out", video="none", overwrite=True)
+    assert (tmp_path / "precious.txt").exists()
+
+
 def test_half_finished_work_is_redone(clip, known, tmp_path):
     (tmp_path / "speaker_1.wav").write_bytes(b"half")
     result = separator()(clip.path, tmp_path, video="none")

@@ -6,7 +6,7 @@ Sources:
     Kartynnik, Ablavatski, Grishchenko, Grundmann: Real-time Facial Surface Geometry from Monocular Video on Mobile
     GPUs, arXiv:1907.06724.
 The weights are Google's (Apache-2.0, see NOTICE), converted by scripts/convert_face_weights.py and kept in float16 as
-published; the outputs agree with the TensorFlow Lite originals to about 1e-5 (tests/test_faces.py).
+published; the outputs agree with the TensorFlow Lite originals to one part in a million of their largest value.
 
 The order in which modules are created is the order of the operations in the published graphs: the converter relies
 on it, and checks every shape.
@@ -26,9 +26,9 @@ from lipsep.errors import WeightsError
 NET_SIZE = 192  # both networks read pictures of 192 x 192 pixels
 
 
-def _same_padding(x: Tensor, stride: int) -> Tensor:
-    """TensorFlow's "SAME" padding of even sizes for 3x3 kernels: with stride 2, one row below and one column right."""
-    return F.pad(x, (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1))
+def _pad_to_halve(x: Tensor) -> Tensor:
+    """TensorFlow's "SAME" padding of even sizes for 3x3 kernels with stride 2: one row below, one column right."""
+    return F.pad(x, (0, 1, 0, 1))
 
 
 def _skip(x: Tensor, n_out: int, stride: int) -> Tensor:
@@ -54,7 +54,7 @@ class Depthwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride == 2:
-            x = _same_padding(x, 2)
+            x = _pad_to_halve(x)
         return self.pointwise(self.depthwise(x))
 
 
@@ -120,7 +120,7 @@ class BlazeFace(nn.Module):
         self.box = nn.Conv2d(48, 16, 1)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        x_48 = self.stage_48(self.stem(_same_padding(pictures, 2)).relu_())  # (B, 64, 48, 48)
+        x_48 = self.stage_48(self.stem(_pad_to_halve(pictures)).relu_())  # (B, 64, 48, 48)
         x_24 = self.stage_24(x_48)  # (B, 128, 24, 24)
         x_12 = self.stage_12(x_24)  # (B, 256, 12, 12)
         x = self.level_12(self.stage_6(x_12), x_12)  # (B, 96, 12, 12)
@@ -175,7 +175,7 @@ class FaceMesh(nn.Module):
         )
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.trunk(self.stem(_same_padding(pictures, 2)))  # (B, 128, 6, 6)
+        x = self.trunk(self.stem(_pad_to_halve(pictures)))  # (B, 128, 6, 6)
         return self.point_head(x).view(-1, 468, 3), self.score_head(x).flatten()
 
 

@@ -46,7 +46,8 @@ class FaceTrack:
     @property
     def mouth_motion(self) -> float:
         """How much the gap between the lips changes: its standard deviation over the width between the eyes' outer
-        corners. Near zero for a picture on the wall; above 0.02 for somebody who talks."""
+        corners. Measured: 0.015 to 0.077 for 64 tracks of seven people who talk; for still portraits 0.002, at worst
+        0.009 (128 px wide, in heavy noise)."""
         points = self.landmarks[self.present]
         gap = np.linalg.norm(points[:, 62] - points[:, 66], axis=-1)
         width = np.linalg.norm(points[:, 36] - points[:, 45], axis=-1)
@@ -70,8 +71,8 @@ def find_faces(
         speakers: keep this many people, the most present ones. Default: everyone who is visible for at least 0.5 s
             (half of the video if it is shorter than 1 s) and 5 % of the time of the most present person.
         detect_every_n: look for new faces every so many frames; cuts and lost faces are looked at at once.
-        face_scale: scales the detector's view. At 1, new faces are found at once from about 1/17 of the picture's
-            longer side upwards and within a second from 1/40; at 2, from half of that, at four times the cost.
+        face_scale: scales the detector's view. At 1, most new faces are found at once from about 1/17 of the picture's
+            longer side upwards and within a second from 1/44; at 2, from half of that, at four times the cost.
         hook: called as ``hook("faces", completed, total)`` after each frame.
 
     Returns:

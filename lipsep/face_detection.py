@@ -92,8 +92,7 @@ class Mesh:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """The networks are too small to share: on a busy machine (load 9 on 2 cores) a second thread made them 14 to 19
-    times slower, and the
-    decoder has use for the second core."""
+    times slower, and the decoder has use for the second core."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -13,7 +13,7 @@ import torch
 from golden import fill_manifest, golden_audio, golden_video, hash_uniform, snr_db
 from torch import Tensor, nn
 
-from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention
+from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention, LipDecoder
 from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import create_model
@@ -331,6 +331,25 @@ def test_video_encoder_variants(kind: str, paths: int) -> None:
     encoder = DPLipCoder(kind, lip_size=32).eval()
     assert sum(path is not None for path in (encoder.semantic, encoder.reconstruction)) == paths
     assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 3, 32 * 4 * 4)
+
+
+@pytest.mark.parametrize("lip_size", [32, 30, 88])
+def test_the_decoder_mirrors_the_encoder_and_learns(lip_size: int) -> None:
+    torch.manual_seed(0)
+    encoder = DPLipCoder("reconstruction", lip_size, gate_bias=0.0)
+    decoder = LipDecoder(lip_size, gate_bias=0.0)
+    lips = golden_video(1, 3, lip_size)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(12):
+        pictures = decoder(encoder(lips))
+        assert pictures.shape == lips.shape
+        loss = (pictures - lips).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_an_unknown_video_encoder_or_layer_is_refused() -> None:

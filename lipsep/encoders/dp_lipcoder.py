@@ -14,6 +14,8 @@ Pictures are stored channels-last, (B, F, H, W, C): linear maps, norms and atten
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,19 +60,19 @@ class StemConv(nn.Module):
 
 
 class Conv3d(nn.Module):
-    """A 3 x 3 x 3 convolution that keeps the size. Shape: (B, F, H, W, C) -> (B, F, H, W, C).
+    """A 3 x 3 x 3 convolution that keeps the size. Shape: (B, F, H, W, C) -> (B, F, H, W, C').
 
     One 2-D convolution makes the three frames' shares of each result, which are then shifted and added: on a CPU 3 to
     28 times faster than PyTorch's 3-D convolution at these few channels.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        conv = nn.Conv3d(channels, channels, 3)
+        conv = nn.Conv3d(c_in, c_out, 3)
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.movedim(2, 0).flatten(0, 1)  # (3 C, C, 3, 3)
+        weight = self.weight.movedim(2, 0).flatten(0, 1)  # (3 C', C, 3, 3)
         shares = F.conv2d(x.flatten(0, 1).movedim(-1, 1), weight, padding=1)
         before, now, after = shares.movedim(1, -1).unflatten(0, x.shape[:2]).chunk(3, dim=-1)
         y = now + self.bias
@@ -108,7 +110,7 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, channels: int, gate_bias: float) -> None:
         super().__init__()
-        self.conv = Conv3d(channels)
+        self.conv = Conv3d(channels, channels)
         self.pointwise = nn.Linear(channels, channels)
         self.gate = SqueezeExcite(channels, gate_bias)
 
@@ -207,35 +209,54 @@ class FeedForward(nn.Module):
         return x + self.contract(value * F.gelu(gate))
 
 
+class ExpandSpace(nn.Module):
+    """Double the picture: four pixels from the channels of one. Shape: (B, F, H, W, C) -> (B, F, 2 H, 2 W, C')."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(c_in, 4 * c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        quads = F.silu(self.linear(x)).unflatten(-1, (2, 2, -1))  # (B, F, H, W, 2, 2, C')
+        return quads.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+
+def build_layers(kinds: tuple[str, ...], channels: list[int], gate_bias: float, decode: bool = False) -> nn.ModuleList:
+    """The layers `kinds`, the i-th from channels[i] to channels[i + 1]; `decode` turns halving into doubling."""
+    resize = ExpandSpace if decode else CompressSpace
+    make = {
+        "residual": lambda c, _: ResidualUnit(c, gate_bias),
+        "consecutive_residual": lambda c, _: nn.Sequential(ResidualUnit(c, gate_bias), ResidualUnit(c, gate_bias)),
+        "compress_space": resize,
+        "linear_attend_space": lambda c, _: nn.Sequential(LinearSpaceAttention(c), FeedForward(c)),
+        "attend_space": lambda c, _: nn.Sequential(SpaceAttention(c), FeedForward(c)),
+    }
+    unknown = [kind for kind in kinds if kind not in make]
+    if unknown:
+        raise ModelError(f"unknown video layer '{unknown[0]}'; known: {', '.join(make)}")
+    return nn.ModuleList(make[kind](*ends) for kind, ends in zip(kinds, pairwise(channels), strict=True))
+
+
+def widths(kinds: tuple[str, ...], init_channels: int, max_channels: int) -> list[int]:
+    """Channels before each layer and after the last: doubled at each `compress_space` up to `max_channels`."""
+    channels = [init_channels]
+    for kind in kinds:
+        channels.append(min(2 * channels[-1], max_channels) if kind == "compress_space" else channels[-1])
+    return channels
+
+
 class LipPath(nn.Module):
     """One path: pictures become one small map of features per frame.
 
-    Shape: (B, F, S, S) -> (B, F, S / 2^n, S / 2^n, C) with n `compress_space` layers (S is rounded up at each), where C
-    doubles at each from `init_channels` up to `max_channels`.
+    Shape: (B, F, S, S) -> (B, F, S / 2^n, S / 2^n, C) with n `compress_space` layers; S is rounded up at each.
     """
 
     def __init__(self, layers: tuple[str, ...], init_channels: int, max_channels: int, gate_bias: float) -> None:
         super().__init__()
-        channels = init_channels
-        self.conv_in = StemConv(channels, 7)
-        self.layers = nn.ModuleList()
-        for kind in layers:
-            if kind == "residual":
-                layer: nn.Module = ResidualUnit(channels, gate_bias)
-            elif kind == "consecutive_residual":
-                layer = nn.Sequential(ResidualUnit(channels, gate_bias), ResidualUnit(channels, gate_bias))
-            elif kind == "compress_space":
-                wider = min(2 * channels, max_channels)
-                layer, channels = CompressSpace(channels, wider), wider
-            elif kind == "linear_attend_space":
-                layer = nn.Sequential(LinearSpaceAttention(channels), FeedForward(channels))
-            elif kind == "attend_space":
-                layer = nn.Sequential(SpaceAttention(channels), FeedForward(channels))
-            else:
-                raise ModelError(f"unknown video layer '{kind}'; known: {', '.join(dict.fromkeys(PUBLISHED_LAYERS))}")
-            self.layers.append(layer)
-        self.norm = nn.LayerNorm(channels)
-        self.channels = channels
+        channels = widths(layers, init_channels, max_channels)
+        self.conv_in = StemConv(channels[0], 7)
+        self.layers = build_layers(layers, channels, gate_bias)
+        self.norm = nn.LayerNorm(channels[-1])
 
     def forward(self, lips: Tensor) -> Tensor:
         x = self.conv_in(lips)  # (B, F, S, S, C)
@@ -243,12 +264,43 @@ class LipPath(nn.Module):
             x = layer(x)
         return self.norm(x)
 
-    def feature_dim(self, lip_size: int) -> int:
-        """Features per frame for square pictures of `lip_size`."""
-        side = lip_size
+
+class LipDecoder(nn.Module):
+    """The mirror of a path, for pretraining the encoder by reconstruction: features of each frame back to pictures.
+
+    The published code has no decoder; this one follows the paper's description (the reconstruction encoder's layers in
+    reverse, with doubling in place of halving) and the 3 x 3 x 3 output convolution that its configuration names.
+
+    Shape: (B, F, feature_dim) -> (B, F, S, S).
+    """
+
+    def __init__(
+        self,
+        lip_size: int = 88,
+        layers: tuple[str, ...] = PUBLISHED_LAYERS,
+        init_channels: int = 4,
+        max_channels: int = 32,
+        gate_bias: float = -10.0,
+    ) -> None:
+        super().__init__()
+        channels = widths(layers, init_channels, max_channels)[::-1]
+        self.map_shape = (channels[0], *(map_size(lip_size, layers),) * 2)
+        self.lip_size = lip_size
+        self.layers = build_layers(layers[::-1], channels, gate_bias, decode=True)
+        self.conv_out = Conv3d(channels[-1], 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = features.unflatten(-1, self.map_shape).movedim(2, -1)  # (B, F, h, w, C)
         for layer in self.layers:
-            side = (side + 1) // 2 if isinstance(layer, CompressSpace) else side
-        return self.channels * side * side
+            x = layer(x)
+        return self.conv_out(x)[:, :, : self.lip_size, : self.lip_size, 0]
+
+
+def map_size(lip_size: int, layers: tuple[str, ...]) -> int:
+    """Height and width of the features' map for square pictures of `lip_size`."""
+    for kind in layers:
+        lip_size = (lip_size + 1) // 2 if kind == "compress_space" else lip_size
+    return lip_size
 
 
 def as_features(maps: Tensor) -> Tensor:
@@ -282,8 +334,7 @@ class DPLipCoder(nn.Module):
             self.semantic = LipPath(layers, init_channels, max_channels, gate_bias)
         if kind != "lipcoder":
             self.reconstruction = LipPath(layers, init_channels, max_channels, gate_bias)
-        path = self.semantic or self.reconstruction
-        self.feature_dim = path.feature_dim(lip_size)
+        self.feature_dim = widths(layers, init_channels, max_channels)[-1] * map_size(lip_size, layers) ** 2
         if self.semantic is not None:
             self.quantizer = VectorQuantizer(self.feature_dim, n_codes, code_dim)
         self.last_quantized: Quantized | None = None

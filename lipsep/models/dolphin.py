@@ -37,6 +37,7 @@ from lipsep.models.layers.channels_last import (
     DepthwiseConv,
     GlobalNorm,
     LayerScale,
+    duplicate_channels,
     pool_to,
     stretch_to,
 )
@@ -146,7 +147,7 @@ class HeatDiffusion(nn.Module):
         self.unused_k_conv = DepthwiseConv(channels, 3) if as_published else None
 
     def forward(self, x: Tensor) -> Tensor:
-        heat, gate = self.project(self.conv_in(x).repeat_interleave(2, dim=-1)).chunk(2, dim=-1)
+        heat, gate = self.project(duplicate_channels(self.conv_in(x))).chunk(2, dim=-1)
         return self.conv_out(self.norm(diffuse(heat, self.k)) * F.silu(gate))
 
 

@@ -63,7 +63,7 @@ class _Diffuse(torch.autograd.Function):
 def _spectrum(x: Tensor) -> Tensor:
     """FFT of the reordered samples: (B, T, C) -> (B, C, T // 2 + 1) complex."""
     order, _, *_ = _grid(x.shape[1], x.dtype, x.device)
-    return torch.fft.rfft(x.index_select(1, order).transpose(1, 2).contiguous())
+    return torch.fft.rfft(x.index_select(1, order).transpose(1, 2))
 
 
 def _filtered(spectrum: Tensor, k: Tensor, time: int) -> Tensor:

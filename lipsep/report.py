@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 N_FFT = 512  # samples, 32 ms
 RANGE_DB = 60.0  # what the spectrograms show below the loud parts of the mixture
 DPI = 100
+TICKS_S = (15, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # between time marks of long recordings
 
 Read = Callable[[int, int], np.ndarray]  # read(start, stop) -> float32 (n,)
 
@@ -79,7 +80,7 @@ def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     n_samples = found.mixture.n_samples
     duration_s = n_samples / SAMPLE_RATE
@@ -120,7 +121,11 @@ def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
             line += 1
     axes.set_xlim(0, duration_s)
     axes.tick_params(axis="x", labelbottom=True)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: _clock(s, duration_s)))
+    if duration_s > 90:
+        axes.xaxis.set_major_locator(MultipleLocator(next((s for s in TICKS_S if duration_s <= 10 * s), TICKS_S[-1])))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: f"{int(s) // 60}:{int(s) % 60:02d}"))
+    else:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: f"{s:g} s"))
     axes.set_xlabel(f"time; frequency in kHz; the darker the louder, {RANGE_DB:.0f} dB, alike in all rows", fontsize=8)
     figure.savefig(path)
 
@@ -151,10 +156,6 @@ def draw_lips(lips: Lips) -> Iterator[np.ndarray]:
         grey = np.clip((lips.read(start, stop) * STD_GREY + MEAN_GREY) * 255, 0, 255)  # (n, S, S)
         for picture, valid in zip(grey.round().astype(np.uint8), lips.valid[start:stop], strict=True):
             yield np.repeat((picture * valid)[..., None], 3, axis=2)
-
-
-def _clock(seconds: float, duration_s: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}" if duration_s > 90 else f"{seconds:g} s"
 
 
 def _printable(text: str) -> str:

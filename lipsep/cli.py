@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import lipsep
 from lipsep.errors import LipsepError, ModelError, OutputError
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads to u
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"lipsep {version('lipsep')}")
+        typer.echo(f"lipsep {lipsep.__version__}")
         raise typer.Exit
 
 
@@ -151,13 +150,18 @@ def separate(
 @app.command()
 def models() -> None:
     """List the models and the weights that are at hand, with licence and size."""
-    import lipsep.models
-    from lipsep.checkpoints import available_weights
+    import torch
 
-    typer.echo("models (create_model, train):")
-    for name in lipsep.models.list_models():
-        typer.echo(f"  {name}")
-    typer.echo("weights (separate --model):")
+    from lipsep.checkpoints import available_weights
+    from lipsep.models import create_model, list_models
+
+    typer.echo("models, for lipsep.create_model and recipes:")
+    for name in list_models():
+        with torch.device("meta"):  # sizes only, nothing is computed
+            model = create_model(name)
+        n_parameters = sum(parameter.numel() for parameter in model.parameters())
+        typer.echo(f"  {name}: {n_parameters / 1e6:.2f} M parameters, lips by recipe {model.lip_recipe}")
+    typer.echo("weights, for separate --model:")
     for entry in available_weights():
         typer.echo(f"  {entry.name}: {entry.size / 1e6:.1f} MB, {entry.licence}; {entry.provenance}")
 

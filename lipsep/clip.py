@@ -73,18 +73,15 @@ class ArrayClip:
     path = None
 
     def __init__(self, waveform: np.ndarray, frames: np.ndarray) -> None:
-        self._waveform, self._frames = np.asarray(waveform, dtype=np.float32), np.asarray(frames)
-        self.name, self.n_samples, self.n_frames = "arrays", len(self._waveform), len(self._frames)
-        if (
-            self._waveform.ndim != 1
-            or self._frames.ndim != 4
-            or self._frames.shape[3] != 3
-            or self._frames.dtype != np.uint8
-        ):
+        waveform, self._frames = np.asarray(waveform), np.asarray(frames)
+        found = f"{waveform.dtype} waveform {waveform.shape} and {self._frames.dtype} frames {self._frames.shape}"
+        pictures = self._frames.ndim == 4 and self._frames.shape[3] == 3 and self._frames.dtype == np.uint8
+        if waveform.ndim != 1 or waveform.dtype.kind != "f" or not pictures:
             raise MediaError(
-                f"got a waveform {self._waveform.shape} and {self._frames.dtype} frames {self._frames.shape}: "
-                f"needs float (T,) at {SAMPLE_RATE} Hz and uint8 (F, H, W, 3) RGB at {FPS} fps"
+                f"got a {found}: needs float (T,) at {SAMPLE_RATE} Hz and uint8 (F, H, W, 3) RGB at {FPS} fps"
             )
+        self._waveform = waveform.astype(np.float32)
+        self.name, self.n_samples, self.n_frames = "arrays", len(waveform), len(self._frames)
         if not self.n_samples or not self.n_frames or not np.isfinite(self._waveform).all():
             raise MediaError("the waveform or the frames are empty, or the waveform holds values that are not finite")
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lipsep.errors import OutputError
@@ -37,6 +37,7 @@ class OutputFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._made: list[Path] = []
+        self.staging: Path | None = None
 
     def __enter__(self) -> OutputFolder:
         with writing_to(self.path):
@@ -47,15 +48,13 @@ class OutputFolder:
                 self.staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.path))
                 self.results = self.staging / "results"
                 self.results.mkdir()
-            except OSError:
-                self._remove_empty()
+            except BaseException:  # Ctrl-C too: `__exit__` is not called for what fails in here
+                self._clear(failed=True)
                 raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        shutil.rmtree(self.staging, ignore_errors=True)
-        if kind is not None:
-            self._remove_empty()
+        self._clear(failed=kind is not None)
 
     def publish(self, report: dict) -> list[Path]:
         """Move every result to its final name, replacing what an earlier run left; `report.json` comes last."""
@@ -84,12 +83,15 @@ class OutputFolder:
 
     def _remove_stale(self) -> None:
         for folder in self.path.glob(STAGING_PREFIX + "*"):
-            touched = max((p.stat().st_mtime for p in (folder, *folder.rglob("*"))), default=0)
-            if time.time() - touched > STALE_AFTER_S:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # its run has just ended and is removing it
+                touched = max(p.stat().st_mtime for p in (folder, *folder.rglob("*")))
+                if time.time() - touched > STALE_AFTER_S:
+                    shutil.rmtree(folder, ignore_errors=True)
 
-    def _remove_empty(self) -> None:
-        for folder in self._made:
+    def _clear(self, failed: bool) -> None:
+        if self.staging is not None:
+            shutil.rmtree(self.staging, ignore_errors=True)
+        for folder in self._made if failed else ():
             try:
                 folder.rmdir()
             except OSError:  # somebody else has put a file there, or it was never made

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from lipsep import __version__
 from lipsep.checkpoints import load_model
 from lipsep.clip import ArrayClip, Clip, FileClip
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -112,7 +113,8 @@ class Separator:
             speakers: keep only so many people, the most present. None: everyone who is visible long enough to matter.
             detect_every_n: look for new faces in every n-th frame; in between they are tracked.
             face_scale: enlarge the picture for the detector, 2 finds faces of half the size.
-            keep_offscreen: also hear people while they are not visible (default: silence, after 80 ms).
+            keep_offscreen: also hear people while they are not visible. Default: they fade out within 80 ms; only
+                absences of up to half a second, and the end of the sound after the last picture, are bridged.
             video: per-person video "original" (picture copied unchanged), "tracked" (boxes drawn in) or "none".
             overwrite: replace finished work in `out_dir`. Without it the same job is skipped, another is refused.
             save_artifacts: also write landmarks (.npz) and the lip pictures that the model saw (.mp4).
@@ -143,7 +145,7 @@ class Separator:
             with tempfile.TemporaryDirectory(prefix="lipsep-") as work, writing_to(Path(work)), ExitStack() as stack:
                 found = self._separate(run, Path(work), stack)
                 voices = np.stack([v.read(0, v.n_samples) for v in found.voices])
-                residual = found.residual.read(0, found.residual.n_samples)
+                residual = found.residual.read(0, found.residual.n_samples).copy()  # `read` gives views of bytes
                 report = {**self._report(run, found, []), "scale": 1.0}  # floating-point arrays need no turning down
                 return SeparationResult(found.tracks, report, voices, residual)
 
@@ -230,7 +232,7 @@ class Separator:
         clip, duration_s = run.clip, found.mixture.n_samples / SAMPLE_RATE
         total_s = sum(run.seconds.values())
         return {
-            "lipsep": versions()["lipsep"],
+            "lipsep": __version__,
             "input": {
                 "name": clip.name,
                 "signature": clip.signature,

@@ -194,6 +194,8 @@ def test_a_path_an_open_file_and_arrays_give_the_same_voices(clip):
 def test_arrays_of_another_shape_are_refused_with_what_is_needed():
     with pytest.raises(MediaError, match=r"needs float \(T,\) at 16000 Hz and uint8 \(F, H, W, 3\)"):
         separator()((np.zeros((2, 16_000)), np.zeros((25, 8, 8, 3), np.uint8)))
+    with pytest.raises(MediaError, match="int16 waveform"):  # its full scale is unknown
+        separator()((np.zeros(16_000, np.int16), np.zeros((25, 8, 8, 3), np.uint8)))
     with pytest.raises(MediaError, match="not finite"):
         separator()((np.full(16_000, np.nan), np.zeros((25, 8, 8, 3), np.uint8)))
 
@@ -295,6 +297,24 @@ def test_sound_without_pictures_is_refused_in_one_line(tmp_path):
     soundfile.write(tmp_path / "radio.wav", np.zeros(16_000), 16_000)
     with pytest.raises(MediaError, match=r"'radio\.wav'"):
         separator()(tmp_path / "radio.wav")
+
+
+def test_a_photograph_and_a_folder_are_refused_in_one_line(tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), np.full((240, 320, 3), 90, np.uint8))
+    for source in tmp_path / "photo.png", tmp_path:
+        with pytest.raises(MediaError, match=source.name) as caught:
+            separator()(source, tmp_path / "out")
+        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_face_that_never_speaks_is_pointed_out(clip, known, monkeypatch):
+    """Somebody silent, or a poster: one cannot tell, so the report leaves it to the user."""
+    rigid = np.where(np.isnan(known[1].landmarks), np.nan, known[1].landmarks[-1])
+    tracks = [known[0], replace(known[1], landmarks=rigid.astype(np.float32))]
+    monkeypatch.setattr(lipsep.separator, "find_faces", lambda *_, **__: tracks)
+    with pytest.warns(UserWarning, match="lips of person 2 hardly move"):
+        result = separator()(clip.path)
+    assert [("hardly move" in w) for w in result.report["warnings"]] == [True]
 
 
 def test_a_missing_file_is_named(tmp_path):

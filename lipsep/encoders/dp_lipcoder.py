@@ -37,7 +37,7 @@ PUBLISHED_LAYERS = (
 LINEAR_HEADS, LINEAR_HEAD_DIM = 16, 8
 HEADS, HEAD_DIM, N_MEMORY = 8, 32, 4
 FEED_FORWARD_MULT = 4
-FRAMES_AT_ONCE = 2  # in the linear attention; bounds its memory
+FRAMES_AT_ONCE = 1  # in the linear attention; bounds its memory
 
 
 class StemConv(nn.Module):
@@ -155,6 +155,10 @@ class LinearSpaceAttention(nn.Module):
         self.to_q = nn.Linear(channels, inner, bias=False)
         self.to_kv = nn.Linear(channels, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, channels, bias=False)
+        first, second = torch.triu_indices(LINEAR_HEAD_DIM, LINEAR_HEAD_DIM)  # the 36 products of two of 8 numbers
+        self.register_buffer("first", first, persistent=False)
+        self.register_buffer("second", second, persistent=False)
+        self.register_buffer("shares", torch.where(first == second, 0.5, 1.0), persistent=False)  # in s^2 / 2
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(0, 1).flatten(1, 2).mT  # (B * F, C, N) with N = H * W
@@ -166,13 +170,11 @@ class LinearSpaceAttention(nn.Module):
         q = (self.to_q.weight * LINEAR_HEAD_DIM**-0.5 @ pixels).view(heads)  # (frames * heads, 8, N)
         k, v = (part.reshape(heads) for part in (self.to_kv.weight @ pixels).chunk(2, dim=1))
         v = F.pad(v, (0, 0, 0, 1), value=1.0)  # (frames * heads, 9, N): the ones give the normaliser
-        out = v.sum(2, keepdim=True) + (v @ k.mT) @ q + (0.5 * v @ squares(k).mT) @ squares(q)
+        out = v.sum(2, keepdim=True) + (v @ k.mT) @ q + (v @ self._products(k).mT * self.shares) @ self._products(q)
         return (out[:, :-1] / out[:, -1:].clamp(min=1e-5)).view(len(pixels), -1, heads[-1])
 
-
-def squares(x: Tensor) -> Tensor:
-    """All products of two of a pixel's numbers: (..., d, N) -> (..., d * d, N)."""
-    return (x.unsqueeze(-3) * x.unsqueeze(-2)).flatten(-3, -2)
+    def _products(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.first) * x.index_select(1, self.second)  # (frames * heads, 36, N)
 
 
 class SpaceAttention(nn.Module):

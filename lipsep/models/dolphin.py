@@ -95,6 +95,10 @@ class DolphinConfig:
 # --- Blocks ----------------------------------------------------------------------------------------------------------
 
 
+STEPS_AT_ONCE = 1024
+"""Time steps that a feed-forward network handles together without gradients: its hidden layer stays in the cache."""
+
+
 class FeedForward(nn.Module):
     """Gated feed-forward network with a depthwise convolution, added to its input. Shape: (B, T, C) -> (B, T, C)."""
 
@@ -109,8 +113,18 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or x.shape[1] <= STEPS_AT_ONCE:
+            return x + self._branch(x)
+        blocks = []
+        for start in range(0, x.shape[1], STEPS_AT_ONCE):
+            first = max(start - 1, 0)  # the convolution reaches one step into both neighbours
+            block = self._branch(x[:, first : start + STEPS_AT_ONCE + 1])
+            blocks.append(block[:, start - first : start - first + STEPS_AT_ONCE])
+        return x + torch.cat(blocks, dim=1)
+
+    def _branch(self, x: Tensor) -> Tensor:
         y = F.glu(self.conv(self.expand(self.norm(x))))  # (B, T, hidden / 2)
-        return x + self.scale(self.dropout(self.contract(self.dropout(y))))
+        return self.scale(self.dropout(self.contract(self.dropout(y))))
 
 
 class CoarseSelfAttention(nn.Module):

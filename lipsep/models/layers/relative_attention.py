@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lipsep.models.layers.channels_last import LayerScale
 
-QUERIES_AT_ONCE = 128
+QUERIES_AT_ONCE = 64
 """Rows of the logits computed together: memory grows with L, not with L^2."""
 
 

@@ -36,8 +36,8 @@ PCM_STEP = 1 / 32768
 class Share(SeparationModel):
     """Gives everyone the same share of the mixture: cheap, and every sum is known."""
 
-    def __init__(self, share: float = 0.25) -> None:
-        super().__init__(None, lip_recipe="mesh_32", keeps_level=True)
+    def __init__(self, share: float = 0.25, lip_recipe: str = "mesh_32") -> None:
+        super().__init__(None, lip_recipe=lip_recipe, keeps_level=True)
         self.share = share
 
     def forward(self, mixture, lips):
@@ -160,6 +160,21 @@ def test_progress_runs_through_every_step_to_its_end(done):
     ]  # mesh lips need no pass
     last = {step: (completed, total) for step, completed, total in steps}
     assert all(completed == total for completed, total in last.values())
+
+
+def test_a_model_that_watches_pixels_gets_them_from_a_second_look_at_the_video(clip, known):
+    class Watcher(Share):
+        def forward(self, mixture, lips):
+            assert lips.shape[-2:] == (88, 88)
+            self.seen.append(lips.std(dim=(-2, -1)).numpy())
+            return super().forward(mixture, lips)
+
+    model, steps = Watcher(lip_recipe="mouth_88"), []
+    model.seen = []
+    Separator(model, "cpu")(clip.path, hook=lambda step, *_: steps.append(step))
+    assert "lips" in steps
+    first, second = np.concatenate(model.seen)  # (F,): how much there is to see
+    assert first[:75].min() > 0.1 and not second[:35].any() and second[45:75].min() > 0.1
 
 
 def test_the_picture_shows_everyone(done):

@@ -32,7 +32,7 @@ def run_recipe(path: Path, resume: bool) -> Path:
         model.load_state_dict(load_model(recipe.model.initial_weights).state_dict())
     feed = prepare_feed(recipe, lip_recipe(model.lip_recipe).size)
     module = SeparationTraining(model, settings)
-    checkpoints = ModelCheckpoint(recipe.output / "checkpoints", filename="{epoch}", save_last=True, save_top_k=0)
+    checkpoints = ModelCheckpoint(recipe.output / "checkpoints", filename="last", enable_version_counter=False)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
@@ -41,7 +41,7 @@ def run_recipe(path: Path, resume: bool) -> Path:
         gradient_clip_val=settings.clip_norm,
         reload_dataloaders_every_n_epochs=1,  # the mixtures of an epoch depend on its number
         num_sanity_val_steps=0,
-        logger=CSVLogger(recipe.output, name="", version="log"),
+        logger=CSVLogger(recipe.output, name="log"),  # a resumed run logs beside the first part, not over it
         callbacks=[checkpoints, LearningRateMonitor()],
         log_every_n_steps=20,
         enable_model_summary=False,

@@ -24,6 +24,10 @@ class SeparationTraining(lightning.LightningModule):
         self.model, self.settings = model, settings
         self.loss = LOSSES[settings.loss]
 
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Dropout and code sampling depend on the step alone, so that a resumed run equals an uninterrupted one."""
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step)
+
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
         mixture, lips, sources = batch  # (2B, T), (2B, F, S, S), (2B, 1, T)
         loss = self.loss(self.model(mixture, lips).float(), sources)

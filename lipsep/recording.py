@@ -33,6 +33,7 @@ _WAV_MAX_BYTES = 2**32 - 100  # RIFF counts in 32 bits
 _VOICE_BIT_RATE = 64_000  # bit/s per channel: transparent for AAC at 16 kHz
 _H264_OPTIONS = {"crf": "20", "preset": "veryfast"}
 _BT709, _LIMITED_RANGE = 1, 1  # ITU-T H.273: the colours of HD video
+_MAX_REORDERED = 32  # pictures; no codec reorders more
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -185,24 +186,46 @@ def _copy_with_sound(container, wav_path: Path, part: Path, name: str) -> None:
     if template is None:
         raise MediaError(f"'{name}' has no pictures that could be copied.")
     with _sink(part) as sink:
-        stream = sink.add_stream_from_template(template, opaque=True)
+        try:
+            stream = sink.add_stream_from_template(template, opaque=True)
+        except ValueError as error:
+            raise _RefusedError(error) from error
+        if template.codec_context.name == "hevc" and part.suffix in (".mp4", ".mov"):
+            stream.codec_context.codec_tag = "hvc1"  # what Apple's players insist on
         sound = _Sound(sink, wav_path)
         last_dts, zero_s = None, time_zero(container)
-        for packet in demuxed(container, template):
-            if packet is None or not packet.size or (packet.pts is None and packet.dts is None):
-                continue
+        step_s = picture_step_s(template)
+        for packet in _with_decoding_times(demuxed(container, template), step_s):
             shift = round(zero_s / packet.time_base)
-            dts = (packet.pts if packet.dts is None else packet.dts) - shift
-            dts = dts if last_dts is None else max(dts, last_dts + 1)
+            dts = packet.dts - shift if last_dts is None else max(packet.dts - shift, last_dts + 1)
             packet.pts = dts if packet.pts is None else max(dts, packet.pts - shift)
             packet.dts = last_dts = dts
-            packet.duration = packet.duration or round(picture_step_s(template) / packet.time_base)
+            packet.duration = packet.duration or round(step_s / packet.time_base)
             packet.stream = stream
             sound.advance(float(dts * packet.time_base))
             sink.mux(packet)
         if last_dts is None:
             raise _RefusedError("no packet has a timestamp")
         sound.advance(float("inf"))
+
+
+def _with_decoding_times(packets: Iterable[av.Packet | None], step_s: float) -> Iterator[av.Packet]:
+    """Intact packets, all with a dts: Matroska leaves the first ones out, here they count back from the first known."""
+    waiting: list[av.Packet] = []
+    for packet in packets:
+        if packet is None or not packet.size or (packet.pts is None and packet.dts is None):
+            continue
+        waiting.append(packet)
+        if packet.dts is not None or len(waiting) >= _MAX_REORDERED:
+            known = packet.pts if packet.dts is None else packet.dts
+            for n_ahead, early in zip(range(len(waiting) - 1, -1, -1), waiting, strict=True):
+                if early.dts is None:
+                    early.dts = known - n_ahead * max(1, round(step_s / early.time_base))
+            yield from waiting
+            waiting = []
+    for packet in waiting:
+        packet.dts = packet.pts
+        yield packet
 
 
 class _Sound:

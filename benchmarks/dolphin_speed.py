@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lipsep.models import create_model, dolphin
+from lipsep.models import create_model
+from lipsep.models.layers import heat
 
 FLOOR_GMACS = 11.5  # per second of audio
 MAX_FLOORS, MAX_GROWTH, MAX_GB_4S, MAX_GMACS_1S = 2.5, 2.1, 0.5, 11.6
@@ -74,7 +75,7 @@ def measure(seconds: float, dense: bool, runs: int) -> dict[str, float]:
                 parameter.uniform_(0.1, 1.9)
     model.prepare_for_inference()
     if dense:
-        dolphin.diffuse = dense_diffuse
+        heat.diffuse = dense_diffuse
     mixture, lips = torch.randn(1, round(16_000 * seconds)), torch.randn(1, round(25 * seconds), 88, 88)
     square = torch.randn(MATRIX, MATRIX)
     with torch.inference_mode():

@@ -32,17 +32,10 @@ from torch.nn import functional as F
 from lipsep.encoders.dp_lipcoder import PUBLISHED_LAYERS, DPLipCoder
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.channels_last import (
-    BatchNorm,
-    DepthwiseConv,
-    GlobalNorm,
-    LayerScale,
-    duplicate_channels,
-    pool_to,
-    stretch_to,
-)
-from lipsep.models.layers.heat import diffuse
+from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, LayerScale, pool_to, stretch_to
+from lipsep.models.layers.heat import HeatDiffusion
 from lipsep.models.layers.relative_attention import RelativeAttention
+from lipsep.models.layers.waveform import AudioDecoder, AudioEncoder
 from lipsep.models.registry import register_model
 
 
@@ -143,26 +136,6 @@ class CoarseSelfAttention(nn.Module):
         coarse = self.attention(pool_to(x, coarse_length), relative)  # (B, L, C)
         gate = torch.sigmoid(self.gate(self.gate_norm(x)))  # (B, T, C)
         return x + (gate.unflatten(1, (coarse_length, -1)) * coarse.unsqueeze(2)).flatten(1, 2)
-
-
-class HeatDiffusion(nn.Module):
-    """Heat-diffusion operator: project, let heat diffuse along time, gate (eq. 3-5).
-
-    Shape: (B, T, C) -> (B, T, C). Cost: two FFTs per channel; the published form is two T x T matrix products.
-    """
-
-    def __init__(self, channels: int, as_published: bool) -> None:
-        super().__init__()
-        self.conv_in = DepthwiseConv(channels, 3)
-        self.project = DepthwiseConv(2 * channels, 3)  # two outputs from each input channel
-        self.k = nn.Parameter(torch.ones(channels))  # diffusivity times duration, unconstrained
-        self.norm = nn.LayerNorm(channels)
-        self.conv_out = DepthwiseConv(channels, 3)
-        self.unused_k_conv = DepthwiseConv(channels, 3) if as_published else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        heat, gate = self.project(duplicate_channels(self.conv_in(x))).chunk(2, dim=-1)
-        return self.conv_out(self.norm(diffuse(heat, self.k)) * F.silu(gate))
 
 
 class HeatDiffusionAttention(nn.Module):
@@ -420,18 +393,6 @@ class Separator(nn.Module):
 # --- The network -----------------------------------------------------------------------------------------------------
 
 
-class AudioEncoder(nn.Module):
-    """Learned filters with GELU. Shape: (B, n) -> (B, T, C) with T = (n - kernel) // stride + 1."""
-
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(1, channels, kernel, stride, bias=False)
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        windows = mixture.unfold(1, self.conv.kernel_size[0], self.conv.stride[0])  # (B, T, kernel)
-        return F.gelu(F.linear(windows, self.conv.weight.flatten(1)))
-
-
 class AudioProjection(nn.Module):
     """Global norm and a pointwise map. Shape: (B, T, C) -> (B, T, C')."""
 
@@ -459,20 +420,6 @@ class OutputLayer(nn.Module):
     def forward(self, x: Tensor, encoded: Tensor) -> Tensor:
         x = self.mix(F.glu(self.expand(x)))
         return F.relu(x) * encoded if self.masking else x
-
-
-class AudioDecoder(nn.Module):
-    """Transposed convolution back to a waveform. Shape: (B, T, C) -> (B, (T - 1) * stride + kernel)."""
-
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose1d(channels, 1, kernel, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        pieces = F.linear(x, self.conv.weight.flatten(1).t())  # (B, T, kernel)
-        n_samples = (x.shape[1] - 1) * stride + kernel
-        return F.fold(pieces.transpose(1, 2), (1, n_samples), (1, kernel), stride=(1, stride)).flatten(1)
 
 
 class Dolphin(SeparationModel):

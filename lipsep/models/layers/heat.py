@@ -7,7 +7,30 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipsep.models.layers.channels_last import DepthwiseConv, duplicate_channels
+
+
+class HeatDiffusion(nn.Module):
+    """Heat-diffusion operator: project, let heat diffuse along time, gate (eq. 3-5).
+
+    Shape: (B, T, C) -> (B, T, C). Cost: two FFTs per channel; the published form is two T x T matrix products.
+    """
+
+    def __init__(self, channels: int, as_published: bool) -> None:
+        super().__init__()
+        self.conv_in = DepthwiseConv(channels, 3)
+        self.project = DepthwiseConv(2 * channels, 3)  # two outputs from each input channel
+        self.k = nn.Parameter(torch.ones(channels))  # diffusivity times duration, unconstrained
+        self.norm = nn.LayerNorm(channels)
+        self.conv_out = DepthwiseConv(channels, 3)
+        self.unused_k_conv = DepthwiseConv(channels, 3) if as_published else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        heat, gate = self.project(duplicate_channels(self.conv_in(x))).chunk(2, dim=-1)
+        return self.conv_out(self.norm(diffuse(heat, self.k)) * F.silu(gate))
 
 
 def diffuse(x: Tensor, k: Tensor) -> Tensor:

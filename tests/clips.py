@@ -145,3 +145,18 @@ def _write_sound(out, audio, seconds, rate, channels, start_s, events_s, gap_s) 
             frame.pts = start + round(start_s * rate)
             out.mux(audio.encode(frame))
     out.mux(audio.encode(None))
+
+
+def repeat_clip(clip: Path, path: Path, n_times: int, seconds: float) -> Path:
+    """A long file from a short one of so many seconds: its packets are copied again and again."""
+    with av.open(f"file:{path}", "w") as out, av.open(f"file:{clip}") as once:
+        copies = {s.index: out.add_stream_from_template(s) for s in once.streams}
+        for k in range(n_times):
+            with av.open(f"file:{clip}") as again:
+                for packet in again.demux():
+                    if packet.dts is not None:
+                        shift = round(k * seconds / packet.time_base)
+                        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                        packet.stream = copies[packet.stream.index]
+                        out.mux(packet)
+    return path

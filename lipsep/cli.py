@@ -31,6 +31,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+DEFAULT_WEIGHTS_NOTE = (
+    "The default weights learned from one filmed talker and free data: they make the voice of the face you ask for "
+    "louder than the others, they do not make it studio-clean, and voices unlike recorded speech (as in this clip) are "
+    "hardest; see MODELS.md for figures and for other weights."
+)
+
 STEP_NAMES = {
     "read": "reading the sound",
     "faces": "finding faces",
@@ -219,6 +225,8 @@ def demo(
             f"SI-SNRi {gain:+.1f} dB"
         )
     typer.echo(f"look at  {out / 'overview.png'}\nlisten to  {out / 'speaker_1.wav'}  and  {out / 'speaker_2.wav'}")
+    if model is None:
+        typer.echo(DEFAULT_WEIGHTS_NOTE)
 
 
 class _Stopped(BaseException):

@@ -34,7 +34,7 @@ def model_folder(tmp_path_factory) -> Path:
     """A tiny Dolphin with random weights: it separates nothing, but everything runs for real."""
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     torch.manual_seed(0)
-    save_model(create_model("dolphin_test", lip_size=32), folder, {"licence": "CC0", "keeps_level": True})
+    save_model(create_model("dolphin_test"), folder, {"licence": "CC0", "keeps_level": True})
     return folder
 
 

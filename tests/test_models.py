@@ -145,3 +145,11 @@ def test_an_unknown_model_suggests_close_names() -> None:
         create_model("dolphin_labtop")
     with pytest.raises(ModelError, match=r"known models: .*dolphin"):
         create_model("xyzzy")
+
+
+def test_loud_and_quiet_recordings_are_separated_alike():
+    """Where `input_level` is set, the estimate scales with the mixture, so that levels are kept at any volume."""
+    model = create_model("dolphin_test", input_level=0.1, masking=True).eval()
+    mixture, lips = torch.randn(1, 8_000), torch.randn(1, 13, model.config.lip_size, model.config.lip_size)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(20 * mixture, lips), 20 * model(mixture, lips), rtol=1e-4, atol=1e-4)

@@ -91,7 +91,7 @@ def recipe_for(corpus: TalkingClips, folder, epochs: int) -> dict:
     if not (prepared / "filmed.npz").is_file():
         corpus.save(prepared / "filmed.npz")
     return {
-        "model": {"name": "dolphin_test", "overrides": {"lip_size": 32}},
+        "model": {"name": "dolphin_test", "overrides": {}},
         "data": {
             "filmed": "filmed", "prepared": "prepared", "filmed_test_prefixes": ["clip11"],
             "filmed_validation_prefixes": ["clip9", "clip10"], "mixing": {"segment_s": 1.0},

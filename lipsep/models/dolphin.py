@@ -493,7 +493,7 @@ def dolphin_test() -> DolphinConfig:
     """Everything that the published model has, tiny, for tests."""
     return DolphinConfig(
         audio_channels=16, audio_kernel=32, audio_stride=16, channels=16, n_stages=2, encoder_blocks=1,
-        decoder_blocks=1, n_heads=2, large_kernel=9, max_relative_position=50, lip_size=16, lip_recipe="mesh_32",
+        decoder_blocks=1, n_heads=2, large_kernel=9, max_relative_position=50, lip_size=32, lip_recipe="mesh_32",
         video_layers=("residual", "compress_space", "linear_attend_space", "compress_space", "attend_space"),
         video_max_channels=8, n_codes=8, code_dim=4, visual_channels=8, gate_bias=0.0, layer_scale_init=0.1,
     )  # fmt: skip

@@ -26,6 +26,7 @@ AUDIO_RATES = range(1_000, 768_001)  # Hz
 MAX_SIDE = 2**14  # px
 _MAX_FAILURES = 1_000  # unreadable packets, after which the rest of a file is given up
 _MAX_FAILURES_IN_ROW = 20
+_FEW_FAILURES = 0.01  # of all packets: nobody will notice
 _PRIMING_S = 0.05  # sound that starts so little before the pictures is what its codec needed to swing in
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg "plays" text files with these
 _READ_OPTIONS = {"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file,crypto,data"}  # no network behind playlists
@@ -64,15 +65,17 @@ def probe(source: Source) -> MediaInfo:
     with open_media(source) as container:  # FFmpeg frees the streams at its end: nothing below may touch them
         video, audio = video_stream(container), audio_stream(container)
         first = first_frame(container, video) if video else None
-        if first is None and audio is None:
-            raise MediaError(f"'{source_name(source)}' {_what_is_there(container)}: a video with sound is needed.")
-        geometry = Geometry(video, first) if first is not None else None
+        geometry = Geometry(video, first, source_name(source)) if first is not None else None
         is_image = "image2" in container.format.name or container.format.name.endswith("_pipe")
+        tracks = " and ".join(sorted({stream.type for stream in container.streams}))
         rate, n_channels = (
             (audio.codec_context.sample_rate, audio.codec_context.layout.nb_channels) if audio else (0, 0)
         )
     (video_s, n_pictures), (audio_s, _) = _ends(source)
     n_samples = round(audio_s * SAMPLE_RATE)
+    if geometry is None and n_samples == 0:
+        found = f"only {tracks} that cannot be decoded" if tracks else "neither sound nor pictures"
+        raise MediaError(f"'{source_name(source)}' holds {found}: a video with sound is needed.")
     video_s = video_s if geometry else 0.0
     return MediaInfo(
         name=source_name(source),
@@ -117,6 +120,7 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     for stream in container.streams.video:
         is_cover = bool(int(stream.disposition) & int(av.stream.Disposition.attached_pic))
         if stream.codec_context is not None and not is_cover and stream.codec_context.name not in _TEXT_ART:
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # opening sees to its own decoders only
             return stream
     return None
 
@@ -159,15 +163,15 @@ def frames_shown_before(end_s: float) -> int:
 class Geometry:
     """How a decoded picture becomes an upright one with square pixels."""
 
-    def __init__(self, stream: av.VideoStream, first: av.VideoFrame) -> None:
+    def __init__(self, stream: av.VideoStream, first: av.VideoFrame, name: str) -> None:
         self.quarter_turns = round((first.rotation or 0) / 90) % 4  # counter-clockwise
         aspect = float(stream.sample_aspect_ratio or 1)  # width : height of one stored pixel
         aspect = aspect if 0.2 <= aspect <= 5 else 1.0
         self.size = (round(first.width * max(aspect, 1)), round(first.height / min(aspect, 1)))  # before turning
         if max(self.size) > MAX_SIDE or self.size[0] * self.size[1] > MAX_PIXELS:
             raise MediaError(
-                f"pictures of {self.size[0]} x {self.size[1]} pixels are too large: at most {MAX_PIXELS // 10**6} "
-                f"million and {MAX_SIDE} a side can be read; scale the video down, or it is damaged."
+                f"'{name}' has pictures of {self.size[0]} x {self.size[1]} pixels: at most {MAX_SIDE} a side and "
+                f"{MAX_PIXELS // 10**6} million in all can be read; scale it down, or copy it again if it is damaged."
             )
 
     @property
@@ -183,8 +187,8 @@ class Timeline:
     MAX_GAP_S ahead): files that were joined without care go on where the joint is.
     """
 
-    def __init__(self, zero_s: float, max_gaps_s: float) -> None:
-        self._shift_s, self._gaps_s, self._max_gaps_s = -zero_s, 0.0, max_gaps_s
+    def __init__(self, name: str, zero_s: float, max_gaps_s: float = float("inf")) -> None:
+        self._name, self._shift_s, self._gaps_s, self._max_gaps_s = name, -zero_s, 0.0, max_gaps_s
         self._back_s = MAX_GAP_S  # before the first item: whatever was put before time 0
 
     def place(self, time_s: float | None, expected_s: float) -> float:
@@ -197,15 +201,15 @@ class Timeline:
             return expected_s
         placed_s = time_s + self._shift_s
         if not expected_s - self._back_s <= placed_s <= expected_s + MAX_GAP_S:
-            log.warning("timestamps jump from %.2f s to %.2f s: taken as a joint", expected_s, placed_s)
+            log.info("%s: time jumps from %.2f s to %.2f s: taken as a joint", self._name, expected_s, placed_s)
             self._shift_s += expected_s - placed_s
             placed_s = expected_s
         self._back_s = MAX_STEP_BACK_S
         self._gaps_s += max(0.0, placed_s - expected_s)
         if self._gaps_s > self._max_gaps_s:
             raise MediaError(
-                f"the timestamps have gaps of more than {self._max_gaps_s / 3600:.0f} hours in all: "
-                "the file is damaged; convert it anew from the original."
+                f"'{self._name}' has timestamps with gaps of more than {self._max_gaps_s / 3600:.0f} hours in all: "
+                "it is damaged; convert it anew from the original."
             )
         return placed_s
 
@@ -225,7 +229,7 @@ def demuxed(container: av.container.InputContainer, *streams: av.stream.Stream) 
 
 
 def decoded(container: av.container.InputContainer, stream: av.stream.Stream, name: str) -> Iterator[av.frame.Frame]:
-    """Every frame of a stream that can be decoded; what cannot is skipped, counted and logged as one warning.
+    """Every frame of a stream that can be decoded; what cannot is skipped, counted and logged once (a lot: as warning).
 
     Raises:
         MediaError: nothing at all can be decoded.
@@ -243,7 +247,8 @@ def decoded(container: av.container.InputContainer, stream: av.stream.Stream, na
                 n_frames += 1
                 yield frame
     if n_failures:
-        log.warning("%s: %d of %d %s packets could not be decoded", name, n_failures, n_packets, stream.type)
+        level = logging.WARNING if n_failures > _FEW_FAILURES * n_packets else logging.INFO
+        log.log(level, "%s: %d of %d %s packets could not be decoded", name, n_failures, n_packets, stream.type)
     if n_packets and not n_frames:
         raise MediaError(
             f"'{name}': none of its {n_packets} {stream.type} packets ({stream.codec_context.name}) can be decoded: "
@@ -309,20 +314,15 @@ class _OwnPosition:
         return self._position
 
 
-def _what_is_there(container: av.container.InputContainer) -> str:
-    kinds = sorted({stream.type for stream in container.streams})
-    return f"holds only {' and '.join(kinds)} that cannot be decoded" if kinds else "holds neither sound nor pictures"
-
-
 def _ends(source: Source) -> tuple[tuple[float, int], tuple[float, int]]:
     """When pictures and sound end, s after time 0, and their numbers of packets; nothing is decoded."""
     with open_media(source) as container:
         streams = [video_stream(container), audio_stream(container)]
         zero_s = time_zero(container)
-        timelines = {s.index: Timeline(zero_s, float("inf")) for s in streams if s}
+        timelines = {s.index: Timeline(source_name(source), zero_s) for s in streams if s}
         steps_s = {s.index: picture_step_s(s) if s.type == "video" else 0.0 for s in streams if s}
         ends_s, counts = dict.fromkeys(timelines, 0.0), dict.fromkeys(timelines, 0)
-        for packet in demuxed(container, *filter(None, streams)):
+        for packet in demuxed(container, *filter(None, streams)) if timelines else ():
             if packet is not None and packet.size and not packet.is_discard:
                 index = packet.stream.index
                 time_s = None if packet.pts is None else float(packet.pts * packet.time_base)

@@ -79,12 +79,12 @@ def read_frames(source: Source, *, grey: bool = False) -> Iterator[Frame]:
             raise MediaError(f"'{name}' has no pictures: a video that shows the people who speak is needed.")
         stream.thread_type = "AUTO"
         step_s = picture_step_s(stream)
-        timeline = Timeline(time_zero(container), MAX_HELD_S)
+        timeline = Timeline(name, time_zero(container), MAX_HELD_S)
         index, shown, next_s, end_s = 0, None, 0.0, 0.0
         for frame in decoded(container, stream, name):
             start_s = timeline.place(frame.time, next_s)
             if shown is None:
-                geometry = Geometry(stream, frame)
+                geometry = Geometry(stream, frame, name)
                 shown = _Picture(frame, geometry, grey, black=start_s > HOLD_FIRST_S)
             while index / FPS < start_s - SHOWN_TOLERANCE_S:
                 yield Frame(index, index / FPS, shown.image())
@@ -152,7 +152,7 @@ def _aligned_pieces(source: Source) -> Iterator[np.ndarray]:
         stream = audio_stream(container)
         if stream is None:
             raise MediaError(f"'{name}' has no sound that can be decoded: there is nothing to separate.")
-        timeline = Timeline(time_zero(container), MAX_SILENCE_S)
+        timeline = Timeline(name, time_zero(container), MAX_SILENCE_S)
         run, n_out, end_s = None, 0, 0.0  # run: sound without a gap; end_s: where it ends by count of its samples
         for frame, following in pairwise(chain(decoded(container, stream, name), [None])):
             rate = frame.sample_rate
@@ -211,7 +211,7 @@ class _Run:
         pieces = [frame.to_ndarray()[0] for frame in frames]
         joined = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
         self._n_out += len(joined)
-        return joined
+        return np.clip(joined, -_LOUDEST, _LOUDEST)  # the filter overshoots
 
 
 def _n_stamped(frame: av.AudioFrame) -> int:

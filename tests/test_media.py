@@ -409,7 +409,7 @@ def test_missing_tracks_are_told(tmp_path):
 
 def test_absurd_sizes_and_rates_are_refused(tmp_path):
     clip = make_clip(tmp_path / "wide.mkv", codec="ffv1", pix_fmt="gray", size=(20_000, 16), seconds=0.08, events_s=())
-    with pytest.raises(MediaError, match="too large"):
+    with pytest.raises(MediaError, match=r"'wide\.mkv' has pictures of 20000 x 16"):
         next(read_frames(clip))
     with WavWriter(tmp_path / "slow.wav", sample_rate=7) as wav:
         wav.write(np.zeros(1000))

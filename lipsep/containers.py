@@ -118,7 +118,7 @@ def open_media(source: Source, **options: str) -> Iterator[av.container.InputCon
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
     """The first moving (or still) picture that can be decoded; cover pictures of sound files do not count."""
     for stream in container.streams.video:
-        is_cover = bool(int(stream.disposition) & int(av.stream.Disposition.attached_pic))
+        is_cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
         if stream.codec_context is not None and not is_cover and stream.codec_context.name not in _TEXT_ART:
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # opening sees to its own decoders only
             return stream

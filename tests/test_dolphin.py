@@ -361,4 +361,4 @@ def test_an_unknown_video_encoder_or_layer_is_refused() -> None:
 
 def test_masking_scales_the_encoded_mixture() -> None:
     model = create_model("dolphin_test", masking=True).eval()
-    assert torch.equal(model(torch.zeros(1, 6400), torch.randn(1, 10, 16, 16)), torch.zeros(1, 1, 6400))
+    assert torch.equal(model(torch.zeros(1, 6400), torch.randn(1, 10, 32, 32)), torch.zeros(1, 1, 6400))

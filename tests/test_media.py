@@ -677,16 +677,14 @@ def test_an_hour_in_constant_memory(tmp_path):
     minute = make_clip(tmp_path / "minute.mov", seconds=60, fps=5, audio_codec="pcm_s16le", audio_rate=8000, channels=1)
     clip = repeat_clip(minute, tmp_path / "hour.mov", 60, 60.0)
     code = f"""
-import resource
 from lipsep.media import probe, read_audio, read_frames
-def peak_mib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from lipsep.report import peak_memory_mib
 next(read_frames({str(clip)!r})); next(read_audio({str(clip)!r}))
-before = peak_mib()
+before = peak_memory_mib()
 info = probe({str(clip)!r})
 n_frames = sum(1 for _ in read_frames({str(clip)!r}))
 n_samples = sum(len(block) for block in read_audio({str(clip)!r}))
-print(info.n_frames, info.n_samples, n_frames, n_samples, peak_mib() - before)
+print(info.n_frames, info.n_samples, n_frames, n_samples, peak_memory_mib() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=550, check=True)
     *counts, growth_mib = done.stdout.split()

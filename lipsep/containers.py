@@ -29,7 +29,9 @@ _MAX_FAILURES_IN_ROW = 20
 _FEW_FAILURES = 0.01  # of all packets: nobody will notice
 _PRIMING_S = 0.05  # sound that starts so little before the pictures is what its codec needed to swing in
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg "plays" text files with these
-_READ_OPTIONS = {"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file,crypto,data"}  # no network behind playlists
+_OPEN_OPTIONS = {"protocol_whitelist": "file,crypto,data"}  # no network behind playlists
+# PyAV before 18 crashes when decoders get options and tracks turn up late (MPEG-PS, FLV)
+_DECODE_OPTIONS = {"max_pixels": str(MAX_PIXELS)} if int(av.__version__.split(".")[0]) >= 18 else {}
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +107,12 @@ def open_media(source: Source, **options: str) -> Iterator[av.container.InputCon
     name = source_name(source)
     target = _checked_path(source) if isinstance(source, str | os.PathLike) else _OwnPosition(source)
     try:
-        with av.open(target, metadata_errors="replace", options={**_READ_OPTIONS, **options}) as container:
+        with av.open(
+            target,
+            metadata_errors="replace",
+            options=_DECODE_OPTIONS,
+            container_options={**_OPEN_OPTIONS, **options},
+        ) as container:
             yield container
     except (av.FFmpegError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)

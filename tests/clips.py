@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 from lipsep.constants import FPS
 
@@ -113,6 +114,8 @@ def make_clip(
             if aspect is not None:
                 video.codec_context.sample_aspect_ratio = aspect
             if rotation:
+                if not hasattr(av.VideoStream, "set_display_rotation"):
+                    pytest.skip("rotation flags can be written with PyAV 18 and later only")
                 video.set_display_rotation(rotation)
         if audio_codec:
             audio = out.add_stream(audio_codec, rate=audio_rate, layout="mono" if channels == 1 else "stereo")

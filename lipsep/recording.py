@@ -137,12 +137,17 @@ def write_video(
     """A new video of uint8 (H, W, 3) RGB pictures, H.264, with the sound of a file as AAC; odd sides grow by a pixel.
 
     Raises:
-        MediaError: the sound cannot be read. OutputError: the result cannot be written.
+        MediaError: the sound cannot be read, or this kind of file cannot hold it. OutputError: it cannot be written.
         ValueError: no pictures, or pictures of different sizes or types.
     """
     path = Path(out_path)
-    with _unfinished(path) as part, _sink(part) as sink:
-        _encode(sink, frames, wav_path, fps)
+    try:
+        with _unfinished(path) as part, _sink(part) as sink:
+            _encode(sink, frames, wav_path, fps)
+    except _RefusedError as refusal:
+        raise MediaError(
+            f"'{path.name}' cannot hold H.264 video with AAC sound ({refusal}): name it .mp4."
+        ) from refusal
     return path
 
 
@@ -260,7 +265,11 @@ class _Sound:
 def _sink(part: Path) -> Iterator[av.container.OutputContainer]:
     """A container for writing; what it does not take is a _RefusedError, a failing disk an OSError."""
     try:
-        with av.open(f"file:{part}", "w") as sink:
+        sink = av.open(f"file:{part}", "w")
+    except ValueError as error:  # among them FFmpeg's own
+        raise _RefusedError(f"'{part.suffix}' is no kind of video file") from error
+    try:
+        with sink:
             yield sink
     except av.FFmpegError as error:
         if isinstance(error, OSError):

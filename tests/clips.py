@@ -21,6 +21,7 @@ TONE_HZ, TONE_LEVEL = 440.0, 0.1
 _BLOCK = 8  # px, of the 64 x 48 design; larger pictures scale it
 _DESIGN = (64, 48)  # px, width and height
 FLASH_S = 0.2
+CAN_TURN = hasattr(av.VideoStream, "set_display_rotation")  # PyAV 18 and later
 
 
 def picture(time_s: float, size: tuple[int, int] = _DESIGN, flashes_s: Sequence[float] = ()) -> np.ndarray:
@@ -114,7 +115,7 @@ def make_clip(
             if aspect is not None:
                 video.codec_context.sample_aspect_ratio = aspect
             if rotation:
-                if not hasattr(av.VideoStream, "set_display_rotation"):
+                if not CAN_TURN:
                     pytest.skip("rotation flags can be written with PyAV 18 and later only")
                 video.set_display_rotation(rotation)
         if audio_codec:

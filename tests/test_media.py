@@ -320,6 +320,19 @@ def test_joined_transport_streams_go_on_behind_the_joint(tmp_path):
     assert len(load_audio(joined)) == pytest.approx(4 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
 
 
+def test_damaged_timestamps_neither_stall_nor_flood():
+    timeline = containers.Timeline("clip.mp4", zero_s=1.0, max_gaps_s=5000.0)
+    assert timeline.place(0.9, 0.0) == pytest.approx(-0.1)  # before time 0: the reader leaves it out
+    assert timeline.place(1.04, 0.04) == pytest.approx(0.04)
+    assert timeline.place(None, 0.08) == 0.08
+    assert timeline.place(1e7, 0.12) == 0.12  # a jump: goes on at once, and from there
+    assert timeline.place(1e7 + 0.04, 0.16) == pytest.approx(0.16)
+    assert timeline.place(3.0, 0.2) == 0.2
+    assert timeline.place(3001.0, 0.24) == pytest.approx(2998.2)  # a pause
+    with pytest.raises(MediaError, match=r"'clip\.mp4' has timestamps with gaps of more than 1 hours"):
+        timeline.place(6001.0, 2998.24)
+
+
 def test_a_truncated_file_still_gives_its_good_part(tmp_path, caplog):
     for suffix in (".ts", ".mkv"):
         clip = make_clip(tmp_path / f"clip{suffix}", seconds=4)
@@ -551,6 +564,7 @@ def test_mux_tells_what_is_missing(tmp_path, voice):
     ]:
         with pytest.raises(MediaError, match=message):
             mux(video, wav, tmp_path / "out.mp4")
+    assert mux(silent, voice, tmp_path / "other.xyz").name == "other.mkv"
     assert not list(tmp_path.glob("out*")) and not list(tmp_path.glob(".*"))
 
 
@@ -572,6 +586,8 @@ def test_write_video_shows_the_pictures_and_plays_the_voice(tmp_path, voice, siz
 def test_write_video_without_sound_and_without_pictures(tmp_path):
     assert not probe(write_video(tmp_path / "mute.mp4", [picture(0)] * 5)).has_audio
     (tmp_path / "mute.mp4").unlink()
+    with pytest.raises(MediaError, match=r"name it \.mp4"):
+        write_video(tmp_path / "bad.xyz", [picture(0)])
     for bad in ([], [picture(0), picture(0, (32, 32))], [picture(0) / 255.0], [picture(0)[..., 0]]):
         with pytest.raises(ValueError, match="picture"):
             write_video(tmp_path / "bad.mp4", bad)

@@ -31,7 +31,7 @@ from lipsep.errors import MediaError, OutputError
 _WAV_TYPES = {"PCM_16": (1, "<i2"), "FLOAT": (3, "<f4")}  # RIFF format tag, sample type
 _WAV_MAX_BYTES = 2**32 - 100  # RIFF counts in 32 bits
 _VOICE_BIT_RATE = 64_000  # bit/s per channel: transparent for AAC at 16 kHz
-_H264_OPTIONS = {"crf": "20", "preset": "veryfast"}
+_H264_OPTIONS = {"crf": "22", "preset": "superfast"}  # half the time of "veryfast" for files 1.5 times as large
 _BT709, _LIMITED_RANGE = 1, 1  # ITU-T H.273: the colours of HD video
 _MAX_REORDERED = 32  # pictures; no codec reorders more
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

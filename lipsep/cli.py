@@ -32,9 +32,8 @@ app = typer.Typer(
 )
 
 DEFAULT_WEIGHTS_NOTE = (
-    "The default weights learned from one filmed talker and free data: they make the voice of the face you ask for "
-    "louder than the others, they do not make it studio-clean, and voices unlike recorded speech (as in this clip) are "
-    "hardest; see MODELS.md for figures and for other weights."
+    "The default weights learned from one filmed talker: they take that talker's mixtures apart by about 2 dB and are no "
+    "better than chance on other people, such as these; see MODELS.md for figures and for other weights."
 )
 
 STEP_NAMES = {

@@ -92,7 +92,7 @@ class TalkingClips:
             MediaError: there is no such file; the message names the command that makes it.
         """
         if not path.is_file():
-            raise MediaError(f"no prepared corpus at {path}: `lipsep train RECIPE` prepares the corpora its recipe names")
+            raise MediaError(f"no prepared corpus at {path}: `lipsep train RECIPE` makes those its recipe names")
         with np.load(path, allow_pickle=False) as stored:
             return cls(
                 stored["names"].tolist(),

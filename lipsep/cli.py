@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import lipsep
 from lipsep.errors import LipsepError, ModelError, OutputError
-
-if TYPE_CHECKING:
-    from lipsep.separator import Separator
+from lipsep.terminal import Device, Stopped, Threads, complain, needs_extra, open_separator, progress
 
 # torch, OpenCV and the models are imported inside the commands, so that --help and typing errors answer at once
 
@@ -35,18 +29,6 @@ DEFAULT_WEIGHTS_NOTE = (
     "The default weights learned from one filmed talker: they take that talker's mixtures apart by about 2 dB and are "
     "no better than chance on other people, such as these; see MODELS.md for figures and for other weights."
 )
-
-STEP_NAMES = {
-    "read": "reading the sound",
-    "faces": "finding faces",
-    "lips": "reading lips",
-    "mixtures": "scoring mixtures",
-    "separate": "separating voices",
-    "write": "writing results",
-}
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps; auto is CUDA where there is one.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads to use; default: all.")]
 
 
 def _version(asked: bool) -> None:
@@ -113,12 +95,12 @@ def separate(
         device = f"cuda:{published_cuda_device}" if published_cuda_device >= 0 else "cpu"
     if published_config is not None and model is None:
         model = _model_beside(published_config)
-    separator = _separator(model, device, threads)
+    separator = open_separator(model, device, threads)
 
     failed = 0
     for source in sources:
         try:
-            with _progress(source.name) as hook:
+            with progress(source.name) as hook:
                 result = separator(
                     source,
                     out / source.stem,
@@ -134,7 +116,7 @@ def separate(
         except LipsepError as error:
             if len(sources) == 1:
                 raise
-            _complain(str(error))
+            complain(str(error))
             failed += 1
             continue
         if result.skipped:
@@ -177,7 +159,7 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
 ) -> None:
     """Train a model by a recipe, or go on with an unfinished run of it."""
-    with _needs_training_extra("training"):
+    with needs_extra("training"):
         from lipsep.training import train as run_training
 
         folder = run_training(recipe, resume=not restart)
@@ -193,10 +175,10 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Score a model on fixed mixtures: SI-SNRi, SDRi, PESQ, ESTOI, and the two-cue test (swap the lips)."""
-    separator = _separator(model, "cpu", threads)
-    with _needs_training_extra("evaluation"):
+    separator = open_separator(model, "cpu", threads)
+    with needs_extra("evaluation"):
         from lipsep.evaluation.evaluate import evaluate as run_evaluation
-    with _progress(data.name) as hook:
+    with progress(data.name) as hook:
         means = run_evaluation(separator.model, data, root, out, hook)
     for name, row in {"all": means, **means.get("groups", {})}.items():
         typer.echo(
@@ -213,10 +195,10 @@ def demo(
     threads: Threads = None,
 ) -> None:
     """Separate the bundled clip of two people, of which the clean voices are known, and say how well it went."""
-    separator = _separator(model, device, threads)
+    separator = open_separator(model, device, threads)
     from lipsep.demo import run_demo
 
-    with _progress("the bundled clip") as hook:
+    with progress("the bundled clip") as hook:
         reached = run_demo(separator, out, hook)
     for person, (before, gain) in enumerate(zip(reached.si_snr_before_db, reached.si_snri_db, strict=True), 1):
         typer.echo(
@@ -228,40 +210,19 @@ def demo(
         typer.echo(DEFAULT_WEIGHTS_NOTE)
 
 
-class _Stopped(BaseException):
-    """Ctrl-C or a request to end: unwinds everything, so that temporary files go. (typer would swallow the usual one.)
-
-    Libraries in C sometimes lose an exception that a signal throws into them, or make another one of it; therefore
-    the number of the signal is kept, and looked at again at every step of progress and at the end.
-    """
-
-    signal_number: int | None = None
-
-    @classmethod
-    def on_signal(cls, number: int, _: object) -> None:
-        cls.signal_number = number
-        signal.signal(number, signal.SIG_DFL)  # asked twice, the process ends at once
-        raise cls
-
-    @classmethod
-    def check(cls) -> None:
-        if cls.signal_number is not None:
-            raise cls
-
-
 def main() -> None:
     """Entry point: 0 done, 1 refused or failed for a reason that is told, 2 wrong usage or a defect, 130 Ctrl-C."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = ["--debug"] * debug + [a for a in arguments if a != "--debug"]  # may stand anywhere
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _Stopped.on_signal)
+        signal.signal(number, Stopped.on_signal)
     try:
         app(arguments)
-    except (Exception, _Stopped) as error:
-        if _Stopped.signal_number is not None:
+    except (Exception, Stopped) as error:
+        if Stopped.signal_number is not None:
             what = "stopped; what was unfinished is removed, the same command starts it again"
-            _leave(128 + _Stopped.signal_number, what)
+            _leave(128 + Stopped.signal_number, what)
         if debug:
             raise
         if isinstance(error, LipsepError):
@@ -270,38 +231,8 @@ def main() -> None:
 
 
 def _leave(code: int, message: str) -> None:
-    _complain(message)
+    complain(message)
     sys.exit(code)
-
-
-def _complain(message: str) -> None:
-    """One line on stderr, red on a terminal."""
-    typer.secho("lipsep: " + " ".join(message.split()), fg="red", err=True)
-
-
-def _separator(model: str | None, device: str, threads: int | None) -> Separator:
-    # threads that wait for each other should sleep, not spin: with a second program on the same two cores, separating
-    # 2 s took 56 s spinning and 2.7 s sleeping. Read once, when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import cv2
-    import torch
-
-    from lipsep.separator import DEFAULT_MODEL, Separator
-
-    if threads:
-        torch.set_num_threads(threads)
-        cv2.setNumThreads(threads)
-    return Separator(model or DEFAULT_MODEL, device)
-
-
-@contextmanager
-def _needs_training_extra(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("lipsep"):
-            raise
-        raise ModelError(f"{what} needs the package '{error.name}': run  pip install 'lipsep[train]'") from error
 
 
 def _model_beside(config: Path) -> str | None:
@@ -312,37 +243,6 @@ def _model_beside(config: Path) -> str | None:
     raise ModelError(
         f"--config '{config}': no model.safetensors beside it; use --model with a name from 'lipsep models'"
     )
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar per step on a terminal, nothing elsewhere. Python warnings are kept off the bars; the report has them."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = [TextColumn("{task.description:<18}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()]
-    bars = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-    with warnings.catch_warnings(), bars:
-        warnings.simplefilter("ignore")
-        if console.is_terminal:
-            console.print(title, markup=False)
-        tasks: dict[str, int] = {}
-
-        def hook(step: str, completed: int, total: int | None) -> None:
-            _Stopped.check()
-            if step not in tasks:
-                tasks[step] = bars.add_task(STEP_NAMES.get(step, step), total=total)
-            bars.update(tasks[step], completed=completed, total=total)
-
-        yield hook
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(lipsep.cli, "_separator", recorder.make)
+    monkeypatch.setattr(lipsep.cli, "open_separator", recorder.make)
     return recorder
 
 
@@ -266,13 +266,13 @@ def test_an_unexpected_error_is_one_line_with_a_way_to_see_more(monkeypatch, lip
     def defect(*_):
         raise ValueError("two\nlines")
 
-    monkeypatch.setattr(lipsep.cli, "_separator", defect)
+    monkeypatch.setattr(lipsep.cli, "open_separator", defect)
     ran = lipsep_here("separate", "a.mp4")
     assert ran.returncode == 2
     assert one_line(ran) == "lipsep: unexpected ValueError: two lines; run with --debug for the traceback"
     with pytest.raises(ValueError, match="two"):
         lipsep_here("separate", "a.mp4", "--debug")  # anywhere in the line
-    monkeypatch.setattr(lipsep.cli._Stopped, "signal_number", signal.SIGINT)  # Ctrl-C, garbled by a library
+    monkeypatch.setattr(lipsep.cli.Stopped, "signal_number", signal.SIGINT)  # Ctrl-C, garbled by a library
     ran = lipsep_here("separate", "a.mp4")
     assert ran.returncode == 130 and "stopped" in one_line(ran)
 

@@ -14,12 +14,14 @@ Pictures are stored channels-last, (B, F, H, W, C): linear maps, norms and atten
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep.encoders.base import VideoEncoder, register_encoder
 from lipsep.encoders.vector_quantizer import Quantized, VectorQuantizer
 from lipsep.errors import ModelError
 
@@ -310,7 +312,7 @@ def as_features(maps: Tensor) -> Tensor:
     return maps.movedim(-1, 2).flatten(2)
 
 
-class DPLipCoder(nn.Module):
+class DPLipCoder(VideoEncoder):
     """Both paths (`dp_lipcoder`), or one of them alone for ablations: `lipcoder` (semantic), `reconstruction`.
 
     Shape: lips (B, F, S, S), normalised -> features (B, F, feature_dim). The quantiser's last result stays in
@@ -327,8 +329,10 @@ class DPLipCoder(nn.Module):
         gate_bias: float = -10.0,
         n_codes: int = 256,
         code_dim: int = 64,
+        lip_recipe: str = "mouth_88",
     ) -> None:
         super().__init__()
+        self.lip_size, self.lip_recipe = lip_size, lip_recipe
         if kind not in ("dp_lipcoder", "lipcoder", "reconstruction"):
             raise ModelError(f"unknown video encoder '{kind}'; known: dp_lipcoder, lipcoder, reconstruction")
         self.semantic = self.quantizer = self.reconstruction = None
@@ -351,3 +355,7 @@ class DPLipCoder(nn.Module):
             appearance = as_features(self.reconstruction(lips))
             features = appearance if features is None else features + appearance
         return features
+
+
+for _kind in ("dp_lipcoder", "lipcoder", "reconstruction"):
+    register_encoder(_kind, partial(DPLipCoder, _kind))

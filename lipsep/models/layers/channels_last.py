@@ -31,9 +31,9 @@ class DepthwiseConv(nn.Module):
     Shape: (B, T, C) -> (B, ceil(T / stride), C).
     """
 
-    def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
+    def __init__(self, channels: int, kernel: int, stride: int = 1, bias: bool = True) -> None:
         super().__init__()
-        conv = nn.Conv1d(channels, channels, kernel, groups=channels)  # for PyTorch's own initialisation
+        conv = nn.Conv1d(channels, channels, kernel, groups=channels, bias=bias)  # for PyTorch's own initialisation
         self.weight, self.bias = conv.weight, conv.bias
         self.stride = stride
 
@@ -60,19 +60,21 @@ class _LongDepthwiseConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
         return _depthwise(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
         reach = weight.shape[-1] // 2
         n_fft = next_fast_len(x.shape[1] + reach, real=True)
         x_spectrum, grad_spectrum = (torch.fft.rfft(s.transpose(1, 2).contiguous(), n_fft) for s in (x, grad))
         lags = torch.fft.irfft((grad_spectrum.conj() * x_spectrum).sum(0), n_fft)  # (C, n_fft), lag 0 first
         grad_weight = torch.cat([lags[:, -reach:], lags[:, : reach + 1]], dim=1).unsqueeze(1)
-        return _depthwise(grad.contiguous(), weight.flip(-1), None), grad_weight, grad.sum((0, 1))
+        grad_bias = grad.sum((0, 1)) if ctx.has_bias else None
+        return _depthwise(grad.contiguous(), weight.flip(-1), None), grad_weight, grad_bias
 
 
 class GlobalNorm(nn.Module):

@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 import lipsep
-from lipsep.errors import LipsepError, ModelError, OutputError
-from lipsep.terminal import Device, Stopped, Threads, complain, needs_extra, open_separator, progress
+from lipsep.batch.inputs import find_tasks
+from lipsep.commands.batch import separate_batch
+from lipsep.errors import LipsepError, ModelError, OutputError, plain_reason
+from lipsep.terminal import Device, Stopped, Threads, account, complain, needs_extra, open_separator, progress
 
 # torch, OpenCV and the models are imported inside the commands, so that --help and typing errors answer at once
 
@@ -50,7 +52,8 @@ def _common(
 @app.command()
 def separate(
     inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="INPUT...", help="Video files.", show_default=False)
+        list[Path] | None,
+        typer.Argument(metavar="INPUT...", help="Video files, or folders of them.", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", "--output", help="Results of FILE.mp4 go to OUT/FILE/.")] = Path(
         "separated"
@@ -75,6 +78,13 @@ def separate(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished work again and replace it.")] = False,
     threads: Threads = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Also search the folders inside a folder.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Separate so many files at a time, each in a process of its own.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1, help="Give up a file after so many seconds; with --jobs or a folder.")
+    ] = None,
     published_input: Annotated[list[Path] | None, typer.Option("--input", hidden=True)] = None,
     published_cuda_device: Annotated[int | None, typer.Option("--cuda-device", hidden=True)] = None,
     published_config: Annotated[Path | None, typer.Option("--config", hidden=True)] = None,
@@ -82,37 +92,45 @@ def separate(
     """Separate the voices of everyone who is visible in each INPUT.
 
     OUT/FILE/ receives speaker_1.wav, speaker_1.mp4, ..., residual.wav (what nobody visible said), overview.png (who is
-    who) and report.json. Finished work is left alone unless --overwrite is given.
+    who) and report.json. Finished work is left alone unless --overwrite is given. With a folder as INPUT, or --jobs,
+    failures and crashes stay with their file, and OUT/batch.jsonl tells what became of each.
     """
     sources = [*(inputs or []), *(published_input or [])]
     if not sources:
         raise typer.BadParameter("name at least one video file", param_hint="INPUT")
-    stems = [source.stem for source in sources]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise OutputError(f"two inputs would both write to '{out / twice[0]}': separate them with different -o")
+    tasks = find_tasks(sources, out, recursive)
     if published_cuda_device is not None:
         device = f"cuda:{published_cuda_device}" if published_cuda_device >= 0 else "cpu"
     if published_config is not None and model is None:
         model = _model_beside(published_config)
+    options = {
+        "speakers": speakers,
+        "detect_every_n": detect_every_n,
+        "face_scale": face_scale,
+        "keep_offscreen": keep_offscreen,
+        "video": video,
+        "overwrite": overwrite,
+        "save_artifacts": save_artifacts,
+    }
+    if jobs or any(source.is_dir() for source in sources):
+        separate_batch(
+            tasks,
+            out,
+            options,
+            model=model,
+            device=device,
+            threads=threads,
+            n_jobs=jobs or 1,
+            time_limit_s=time_limit,
+        )
+        return
     separator = open_separator(model, device, threads)
 
     failed = 0
-    for source in sources:
+    for source, folder in ((task.source, task.out) for task in tasks):
         try:
             with progress(source.name) as hook:
-                result = separator(
-                    source,
-                    out / source.stem,
-                    speakers=speakers,
-                    detect_every_n=detect_every_n,
-                    face_scale=face_scale,
-                    keep_offscreen=keep_offscreen,
-                    video=video,
-                    overwrite=overwrite,
-                    save_artifacts=save_artifacts,
-                    hook=hook,
-                )
+                result = separator(source, folder, **options, hook=hook)
         except LipsepError as error:
             if len(sources) == 1:
                 raise
@@ -120,15 +138,13 @@ def separate(
             failed += 1
             continue
         if result.skipped:
-            typer.echo(f"{source.name}: already done in '{out / source.stem}', nothing to do (--overwrite to redo)")
+            typer.echo(f"{source.name}: already done in '{folder}', nothing to do (--overwrite to redo)")
             continue
         for warning in result.report["warnings"]:
             typer.echo(f"note: {warning}", err=True)
-        people, seconds = len(result.tracks), result.report["seconds"]["total"]
         typer.echo(
-            f"{source.name}: {people} {'person' if people == 1 else 'people'}, "
-            f"{result.report['input']['duration_s']:.1f} s of video in {seconds:.1f} s; "
-            f"results in '{out / source.stem}', begin with overview.png"
+            f"{source.name}: {account(len(result.tracks), result.report)}; "
+            f"results in '{folder}', begin with overview.png"
         )
     if failed:
         raise OutputError(f"{failed} of {len(sources)} files could not be separated, see above")
@@ -225,8 +241,9 @@ def main() -> None:
             _leave(128 + Stopped.signal_number, what)
         if debug:
             raise
-        if isinstance(error, LipsepError):
-            _leave(1, str(error))
+        reason = plain_reason(error)
+        if reason is not None:
+            _leave(1, reason)
         _leave(2, f"unexpected {type(error).__name__}: {error}; run with --debug for the traceback")
 
 

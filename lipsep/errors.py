@@ -23,3 +23,17 @@ class WeightsError(ModelError):
 
 class OutputError(LipsepError):
     """A result cannot be written: the folder is read-only, the disk is full, or finished work would be lost."""
+
+
+def plain_reason(error: BaseException) -> str | None:
+    """What to tell people about an error that is nobody's defect: ours, no memory, a lost GPU. None: unexpected."""
+    if isinstance(error, LipsepError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory: close other programs, use a smaller model, or fewer --jobs; nothing finished is lost"
+    if type(error).__name__ == "AcceleratorError":  # torch's; torch is not imported for this
+        return (
+            f"the graphics processor failed ({str(error).splitlines()[0]}): run the same command again, with "
+            "--device cpu if it stays away; nothing finished is lost"
+        )
+    return None

@@ -5,18 +5,26 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from lipsep.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 REPORT = "report.json"  # written last: where it is, the work is finished
 STAGING_PREFIX = ".unfinished-"
 STALE_AFTER_S = 6 * 3600  # an unfinished folder that nothing has touched for so long was left by a killed run
+_OWNER = "owner"  # in an unfinished folder: the name of the machine, locked as long as the run lives
 _CANNOT_WRITE = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EEXIST", "ENAMETOOLONG")
@@ -38,6 +46,7 @@ class OutputFolder:
         self.path = Path(path)
         self._made: list[Path] = []
         self.staging: Path | None = None
+        self._lock: IO[str] | None = None
 
     def __enter__(self) -> OutputFolder:
         with writing_to(self.path):
@@ -46,6 +55,7 @@ class OutputFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._remove_stale()
                 self.staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.path))
+                self._lock = _hold(self.staging / _OWNER)
                 self.results = self.staging / "results"
                 self.results.mkdir()
             except BaseException:  # Ctrl-C too: `__exit__` is not called for what fails in here
@@ -85,10 +95,12 @@ class OutputFolder:
         for folder in self.path.glob(STAGING_PREFIX + "*"):
             with suppress(FileNotFoundError):  # its run has just ended and is removing it
                 touched = max(p.stat().st_mtime for p in (folder, *folder.rglob("*")))
-                if time.time() - touched > STALE_AFTER_S:
+                if _is_orphan(folder / _OWNER) or time.time() - touched > STALE_AFTER_S:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _clear(self, failed: bool) -> None:
+        if self._lock is not None:
+            self._lock.close()
         if self.staging is not None:
             shutil.rmtree(self.staging, ignore_errors=True)
         for folder in self._made if failed else ():
@@ -96,6 +108,28 @@ class OutputFolder:
                 folder.rmdir()
             except OSError:  # somebody else has put a file there, or it was never made
                 return
+
+
+def _hold(path: Path) -> IO[str]:
+    """Write this machine's name and lock the file until it is closed, or this process ends in whatever way."""
+    file = path.open("w", encoding="utf-8")
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(platform.node())
+    file.flush()
+    return file
+
+
+def _is_orphan(path: Path) -> bool:
+    """Whether the run that held this file has ended; told for runs of this machine only, where the system can tell."""
+    if fcntl is None or not path.exists() or path.read_text(encoding="utf-8") != platform.node():
+        return False
+    with path.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 def finished_report(folder: Path) -> dict | None:

@@ -7,7 +7,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,6 +53,12 @@ class Stopped(BaseException):
 def complain(message: str) -> None:
     """One line on stderr, red on a terminal."""
     typer.secho("lipsep: " + " ".join(message.split()), fg="red", err=True)
+
+
+def account(n_people: int, report: dict[str, Any]) -> str:
+    """What a run found and how long it took, in a few words."""
+    people = f"{n_people} {'person' if n_people == 1 else 'people'}"
+    return f"{people}, {report['input']['duration_s']:.1f} s of video in {report['seconds']['total']:.1f} s"
 
 
 def open_separator(model: str | None, device: str, threads: int | None) -> Separator:

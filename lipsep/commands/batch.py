@@ -1,0 +1,118 @@
+"""`lipsep separate` for folders and with --jobs: bars, a line for each file, and a summary."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lipsep.errors import OutputError
+from lipsep.terminal import STEP_NAMES, Stopped, account, complain
+
+if TYPE_CHECKING:
+    from lipsep.batch.inputs import Task
+    from lipsep.batch.run import BatchLog, Progress
+
+MAX_ROWS = 30  # of failures in the summary; the log has them all
+
+
+def separate_batch(
+    tasks: Sequence[Task],
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    model: str | None,
+    device: str,
+    threads: int | None,
+    n_jobs: int,
+    time_limit_s: float | None,
+) -> None:
+    """Separate many files, tell what becomes of each, and sum up.
+
+    Raises:
+        OutputError: some files failed, or OUT cannot be written. ModelError: the model cannot be loaded.
+    """
+    from lipsep.batch.run import BatchLog, run_tasks
+
+    log, start_s = BatchLog(out), time.monotonic()
+    n_jobs = min(n_jobs, len(tasks))
+    with _bars(len(tasks), n_jobs) as (progress, advance):
+        outcomes = run_tasks(
+            tasks,
+            options,
+            model=model,
+            device=device,
+            threads=threads or max(1, _n_processors() // n_jobs),
+            n_jobs=n_jobs,
+            time_limit_s=time_limit_s,
+            progress=progress,
+        )
+        for task, outcome in outcomes:
+            Stopped.check()
+            log.add(task, outcome)
+            advance()
+            if outcome.status == "failed":
+                complain(f"{task.source}: {outcome.message}")
+            elif outcome.status == "already done":
+                typer.echo(f"{task.source}: already done in '{task.out}'")
+            else:
+                report = outcome.report
+                typer.echo(f"{task.source}: {account(len(report['tracks']), report)}; results in '{task.out}'")
+    _print_summary(log, len(tasks), time.monotonic() - start_s)
+    if log.failures:
+        raise OutputError(
+            f"{len(log.failures)} of {len(tasks)} files could not be separated; the same command tries them again"
+        )
+
+
+def _print_summary(log: BatchLog, n_files: int, seconds: float) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, title=f"{n_files} files", title_justify="left")
+    for name, justify in ("what became of them", "left"), ("files", "right"):
+        table.add_column(name, justify=justify)
+    for status in ("done", "already done", "failed"):
+        table.add_row(status, str(log.n_of[status]))
+    console = Console()
+    console.print(table)
+    if log.failures:
+        failed = Table("file", "reason", box=box.SIMPLE, title="failed", title_justify="left")
+        for task, outcome in log.failures[:MAX_ROWS]:
+            failed.add_row(Text(str(task.source)), Text(f"{outcome.kind}: {outcome.message}"))
+        console.print(failed)
+        if len(log.failures) > MAX_ROWS:
+            typer.echo(f"and {len(log.failures) - MAX_ROWS} more")
+    if log.sound_s:
+        typer.echo(f"{log.sound_s:.0f} s of video in {seconds:.0f} s: {seconds / log.sound_s:.2f} s for each second")
+    typer.echo(f"log: {log.path}")
+
+
+@contextmanager
+def _bars(n_files: int, n_jobs: int) -> Iterator[tuple[Progress, Any]]:
+    """A bar for all files and one for each job on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        whole = bars.add_task("files", total=n_files)
+        jobs = [bars.add_task("starting", total=None) for _ in range(n_jobs)]
+
+        def progress(job: int, task: Task, step: str, completed: int, total: int | None) -> None:
+            description = f"{task.source.name}: {STEP_NAMES.get(step, step)}"
+            bars.update(jobs[job], description=description, completed=completed, total=total)
+
+        yield progress, lambda: bars.advance(whole)
+
+
+def _n_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,141 @@
+"""Simple recurrent units (Lei et al., "Simple Recurrent Units for Highly Parallelizable Recurrence", EMNLP 2018).
+
+All products with weights are done for the whole sequence at once; what is left to do step by step is elementwise:
+
+    f[t] = sigmoid(a[t] + v_f * c[t-1] + b_f)             forget gate
+    c[t] = f[t] * c[t-1] + (1 - f[t]) * z[t]              carry
+    r[t] = sigmoid(p[t] + v_r * c[t-1] + b_r)             reset gate
+    h[t] = r[t] * c[t] + (1 - r[t]) * s[t]                output; s is the input, or a projection where sizes differ
+
+Only f and c are computed in the loop, three operations a step for all sequences, channels, directions and groups
+together. Its gradient is one multiplication and addition a step, because dc[t] / dc[t-1] is known beforehand.
+
+Sequences are time-major, (L, N, C): what a step touches then lies in one piece.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SRULayer(nn.Module):
+    """One layer, forward or both ways, in independent groups of channels.
+
+    Shape: (L, N, C_in) -> (L - window + 1, N, C_out) with C_out = n_groups * n_directions * hidden; the first group
+    sees the first C_in / n_groups channels, and so on.
+
+    Args:
+        n_in: channels per group and step.
+        hidden: per group and direction.
+        window: neighbouring steps that are seen together, as one step of window * n_in channels.
+    """
+
+    def __init__(self, n_in: int, hidden: int, bidirectional: bool, n_groups: int = 1, window: int = 1) -> None:
+        super().__init__()
+        n_directions = 2 if bidirectional else 1
+        self.window, self.layout = window, (n_groups, n_directions, hidden)
+        self.n_maps = 3 if window == 1 and n_in == n_directions * hidden else 4  # z, a, p, and s where sizes differ
+        bound = (3 / (n_in * window)) ** 0.5
+        shape = (n_groups, n_in, window, n_directions * hidden, self.n_maps)
+        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.carry_weight = nn.Parameter(torch.empty(n_groups, 2, n_directions * hidden).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(n_groups, 2, n_directions * hidden))
+
+    def forward(self, x: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """carry: (N, C_out) after the sequence's earlier part, zeros if there is none. Returns outputs, last carry."""
+        n_groups = self.layout[0]
+        (v_f, v_r), (b_f, b_r) = (w.transpose(0, 1).flatten(1) for w in (self.carry_weight, self.bias))
+        windows = (
+            x.unflatten(-1, (n_groups, -1)).unfold(0, self.window, 1).movedim(2, 0)
+        )  # (G, L', N, C_in / G, window)
+        rows = windows.transpose(-1, -2).flatten(3).flatten(1, 2)  # (G, L' * N, window * C_in / G)
+        maps = (
+            self.weight.permute(4, 0, 2, 1, 3).flatten(2, 3).contiguous()
+        )  # (n_maps, G, window * C_in / G, directions * hidden)
+        z, a, p, *projected = (
+            self._in_order(torch.bmm(rows, weight).unflatten(1, windows.shape[1:3]).movedim(0, 2)) for weight in maps
+        )  # (L', N, C_out) each
+        skip = projected[0] if projected else self._in_order(x.unflatten(-1, (n_groups, -1)))
+        start = torch.zeros_like(z[0]) if carry is None else carry
+        c = _scan(z, a + b_f, v_f, start)
+        before = torch.cat([start[None], c[:-1]])
+        r = torch.sigmoid(torch.addcmul(p + b_r, before, v_r))
+        return self._back(torch.lerp(skip, c, r)), c[-1]
+
+    def _in_order(self, x: Tensor) -> Tensor:
+        """Turn the time of the backward direction round: (L, N, groups, directions * hidden) -> (L, N, C_out)."""
+        if self.layout[1] == 1:
+            return x.flatten(2)
+        forward, backward = x.unflatten(-1, self.layout[1:]).unbind(-2)
+        return torch.stack([forward, backward.flip(0)], dim=-2).flatten(2)
+
+    def _back(self, x: Tensor) -> Tensor:
+        """The inverse of `_in_order`, (L, N, C_out) both."""
+        return self._in_order(x.unflatten(2, (self.layout[0], -1)))
+
+
+class SRU(nn.Module):
+    """A stack of layers, without a norm or dropout in between.
+
+    Shape: (L, N, n_in) -> (L - window + 1, N, n_groups * n_directions * hidden).
+    """
+
+    def __init__(
+        self, n_in: int, hidden: int, n_layers: int, bidirectional: bool, n_groups: int = 1, window: int = 1
+    ) -> None:
+        super().__init__()
+        n_hidden = (2 if bidirectional else 1) * hidden
+        first = SRULayer(n_in // n_groups, hidden, bidirectional, n_groups, window)
+        rest = [SRULayer(n_hidden, hidden, bidirectional, n_groups) for _ in range(n_layers - 1)]
+        self.layers = nn.ModuleList([first, *rest])
+
+    def forward(self, x: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """carry: (layers, N, channels) that an earlier call returned for the same sequences' earlier part."""
+        carries = []
+        for i, layer in enumerate(self.layers):
+            x, last = layer(x, None if carry is None else carry[i])
+            carries.append(last)
+        return x, torch.stack(carries)
+
+
+def _scan(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
+    """Carries (L, N, C) of z, a (L, N, C), v (C,) and the carry before the first step, start (N, C)."""
+    if torch.is_grad_enabled():
+        return _Scan.apply(z, a, v, start)
+    return _carries(z, a, v, start)
+
+
+def _carries(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
+    carries, forget, carry = torch.empty_like(z), torch.empty_like(start), start
+    for z_t, a_t, out in zip(z.unbind(0), a.unbind(0), carries.unbind(0), strict=True):
+        torch.addcmul(a_t, carry, v, out=forget).sigmoid_()
+        carry = torch.lerp(z_t, carry, forget, out=out)
+    return carries
+
+
+class _Scan(torch.autograd.Function):
+    """`_carries` with its gradient by hand: a tenth of the graph that autograd would build."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
+        carries = _carries(z, a, v, start)
+        ctx.save_for_backward(z, a, v, start, carries)
+        return carries
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        z, a, v, start, carries = ctx.saved_tensors
+        before = torch.cat([start[None], carries[:-1]])
+        forget = torch.sigmoid(torch.addcmul(a, before, v))
+        by_gate = (before - z) * forget * (1 - forget)  # dc[t] / da[t]
+        by_carry = torch.addcmul(forget, by_gate, v)  # dc[t] / dc[t-1]
+        grad = grad.clone()
+        steps = grad.unbind(0)
+        for t in range(len(steps) - 1, 0, -1):
+            steps[t - 1].addcmul_(steps[t], by_carry[t])
+        grad_a = grad * by_gate
+        return grad * (1 - forget), grad_a, (grad_a * before).sum((0, 1)), grad[0] * by_carry[0]

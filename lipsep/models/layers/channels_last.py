@@ -49,6 +49,8 @@ LONG_KERNEL = 17
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
     channels, _, kernel = weight.shape
+    if kernel == stride == 1:  # oneDNN has no kernel for it
+        return x * weight.flatten() if bias is None else torch.addcmul(bias, x, weight.flatten())
     y = F.conv2d(as_picture(x), weight.unsqueeze(2), bias, (1, stride), (0, kernel // 2), groups=channels)
     return as_sequence(y)
 
@@ -95,8 +97,13 @@ class GlobalNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return as_sequence(F.group_norm(as_picture(x), 1, self.weight, self.bias, self.eps))
-        y = F.layer_norm(x.flatten(1), (x[0].numel(),), eps=self.eps).view_as(x)
-        return torch.addcmul(self.bias, y, self.weight)
+        return torch.addcmul(self.bias, self.standardise(x), self.weight)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Zero mean and unit variance, without gain and bias."""
+        if torch.is_grad_enabled():
+            return as_sequence(F.group_norm(as_picture(x), 1, eps=self.eps))
+        return F.layer_norm(x.flatten(1), (x[0].numel(),), eps=self.eps).view_as(x)
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -136,7 +143,7 @@ def pool_to(x: Tensor, length: int) -> Tensor:
         return x.reshape(batch, length, time // length, channels).mean(2)
     if length % time == 0:
         return x.repeat_interleave(length // time, dim=1)
-    return F.adaptive_avg_pool1d(x.transpose(1, 2), length).transpose(1, 2)
+    return as_sequence(F.adaptive_avg_pool2d(as_picture(x), (1, length)))
 
 
 def stretch_to(x: Tensor, length: int) -> Tensor:
@@ -146,6 +153,10 @@ def stretch_to(x: Tensor, length: int) -> Tensor:
         return x
     if length % time == 0:
         return x.repeat_interleave(length // time, dim=1)
-    steps = torch.arange(time, device=x.device, dtype=torch.float32)[None, None]
-    nearest = F.interpolate(steps, size=length, mode="nearest")[0, 0].long()
-    return x.index_select(1, nearest)
+    return x.index_select(1, nearest_steps(time, length, x.device))
+
+
+def nearest_steps(time: int, length: int, device: torch.device) -> Tensor:
+    """Which of `time` steps each of `length` steps repeats: int64 (length,)."""
+    steps = torch.arange(time, device=device, dtype=torch.float32)[None, None]
+    return F.interpolate(steps, size=length, mode="nearest")[0, 0].long()

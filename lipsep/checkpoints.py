@@ -17,7 +17,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from torch import Tensor
 from lipsep.constants import FPS
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import SeparationModel, create_model, list_models
-from lipsep.models.dolphin_published import convert_published, is_published
+from lipsep.models.dolphin_published import is_published
+from lipsep.models.published import published_model
 
 FORMAT = 1
 PACKAGED = Path(__file__).parent / "weights"
@@ -90,6 +91,28 @@ def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.devi
     return _load_folder(folder).to(map_location).eval()
 
 
+def load_published(
+    name: str, files: Sequence[str | os.PathLike], map_location: str | torch.device = "cpu"
+) -> SeparationModel:
+    """The model `name` with weights that its authors released, in evaluation mode.
+
+    Args:
+        name: a registered model ("avlit_8").
+        files: safetensors or torch files, which together hold all its weights: some authors release the separator and
+            the video encoder apart. Nothing is unpickled but plain tensors.
+        map_location: where the model goes.
+
+    Raises:
+        WeightsError: a file is missing, damaged, unsafe or another model's; the message names the key that misfits.
+        ModelError: no model has this name.
+    """
+    model = published_model(name, [_read_file(Path(file)) for file in files])
+    names = ", ".join(Path(file).name for file in files)
+    _check_keys(model.state_dict(), model, Path(names))
+    model.metadata = {"licence": "as the authors state", "provenance": f"released by the authors of {name}: {names}"}
+    return model.to(map_location).eval()
+
+
 def save_model(model: SeparationModel, folder: str | os.PathLike, metadata: Mapping[str, Any] | None = None) -> None:
     """Write a self-describing checkpoint that `load_model(folder)` reads.
 
@@ -140,9 +163,9 @@ def _load_folder(folder: Path) -> SeparationModel:
     if "lipsep" in card:
         model = _model_of(card, folder)
     elif is_published(set(state)):
-        model = create_model("dolphin")
-        state = convert_published(state, model)
+        model = published_model("dolphin", [state])
         model.metadata = {"licence": PUBLISHED.licence, "provenance": PUBLISHED.provenance}
+        state = model.state_dict()
     else:
         raise WeightsError(
             f"'{folder / _CONFIG}' has no \"lipsep\" entry and the weights are not those of the published Dolphin: "
@@ -178,23 +201,30 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / _WEIGHTS).is_file():
-        try:
-            return safetensors.torch.load_file(folder / _WEIGHTS)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise WeightsError(f"'{folder / _WEIGHTS}' is damaged ({error}): get it again") from error
-    for path in (folder / name for name in _PICKLES):
-        if not path.is_file():
-            continue
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for damaged and for unsafe files
-            raise WeightsError(f"'{path}' is damaged, or holds more than plain tensors: {error}") from error
-        state = state.get("state_dict", state) if isinstance(state, dict) else state
-        if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
-            return state
-        raise WeightsError(f"'{path}' holds no state dict: a mapping from names to tensors is needed")
+    for path in (folder / name for name in (_WEIGHTS, *_PICKLES)):
+        if path.is_file():
+            return _read_file(path)
     raise WeightsError(f"'{folder}' has no weights: {_WEIGHTS} is needed beside {_CONFIG}")
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """A state dict from a safetensors file, or from a torch file that holds plain tensors alone."""
+    if not path.is_file():
+        raise WeightsError(f"there is no file '{path}' to load weights from")
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise WeightsError(f"'{path}' is damaged ({error}): get it again") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged and for unsafe files
+        raise WeightsError(f"'{path}' is damaged, or holds more than plain tensors: {error}") from error
+    for wrapper in ("state_dict", "model_state_dict"):
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
+    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+        return state
+    raise WeightsError(f"'{path}' holds no state dict: a mapping from names to tensors is needed")
 
 
 def _check_keys(state: Mapping[str, Tensor], model: SeparationModel, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,8 +61,14 @@ def account(n_people: int, report: dict[str, Any]) -> str:
     return f"{people}, {report['input']['duration_s']:.1f} s of video in {report['seconds']['total']:.1f} s"
 
 
-def open_separator(model: str | None, device: str, threads: int | None) -> Separator:
-    """The main path with this model (default: the weights that ship) on this device."""
+def open_separator(
+    model: str | None, device: str, threads: int | None, weights: Sequence[str | os.PathLike] = ()
+) -> Separator:
+    """The main path with this model (default: the weights that ship) on this device.
+
+    Args:
+        weights: files of the authors' weights for the registered model named `model`.
+    """
     # threads that wait for each other should sleep, not spin: with a second program on the same two cores, separating
     # 2 s took 56 s spinning and 2.7 s sleeping. Read once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -74,6 +80,12 @@ def open_separator(model: str | None, device: str, threads: int | None) -> Separ
     if threads:
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
+    if weights:
+        from lipsep.checkpoints import load_published
+
+        if model is None:
+            raise ModelError("--weights needs --model, to say whose they are; see 'lipsep models'")
+        return Separator(load_published(model, weights), device)
     return Separator(model or DEFAULT_MODEL, device)
 
 
@@ -89,8 +101,8 @@ def needs_extra(what: str, extra: str = "train") -> Iterator[None]:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar per step on a terminal, nothing elsewhere. Python warnings are kept off the bars; the report has them."""
+def progress(title: str) -> Iterator[Callable[..., None]]:
+    """A bar per step on a terminal, nothing elsewhere; `hook(step, completed, total, note="")`. Python warnings are kept off the bars; the report has them."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -110,10 +122,11 @@ def progress(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
             console.print(title, markup=False)
         tasks: dict[str, int] = {}
 
-        def hook(step: str, completed: int, total: int | None) -> None:
+        def hook(step: str, completed: int, total: int | None, note: str = "") -> None:
             Stopped.check()
             if step not in tasks:
                 tasks[step] = bars.add_task(STEP_NAMES.get(step, step), total=total)
-            bars.update(tasks[step], completed=completed, total=total)
+            name = f"{STEP_NAMES.get(step, step)} {note}".strip()
+            bars.update(tasks[step], completed=completed, total=total, description=name)
 
         yield hook

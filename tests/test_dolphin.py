@@ -18,10 +18,11 @@ from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import create_model
 from lipsep.models.dolphin import Dolphin
-from lipsep.models.dolphin_published import convert_published, published_name
+from lipsep.models.dolphin_published import published_name
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to
 from lipsep.models.layers.heat import diffuse
 from lipsep.models.layers.relative_attention import RelativeAttention
+from lipsep.models.published import published_model
 
 CASES = ("a_b1_16000", "b_b2_32000", "c_b1_17345_27", "d_b2_16000")
 
@@ -33,9 +34,7 @@ def filled(shared: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def published(filled: dict[str, Tensor]) -> Dolphin:
-    model = create_model("dolphin").eval()
-    model.load_state_dict(convert_published(filled, model))
-    return model
+    return published_model("dolphin", [filled]).eval()
 
 
 # --- Parity ----------------------------------------------------------------------------------------------------------
@@ -127,9 +126,7 @@ def test_golden_case(case: str, prepared: bool, published: Dolphin, filled: dict
     size, stored = index["cases"][case], index["tensors"][case]
     model = published
     if prepared:
-        model = create_model("dolphin").eval()
-        model.load_state_dict(convert_published(filled, model))
-        model.prepare_for_inference()
+        model = published_model("dolphin", [filled]).prepare_for_inference()
     mixture = golden_audio(size["batch"], size["samples"])
     seen = run_with_landmarks(model, mixture, golden_video(size["batch"], size["frames"]))
     assert seen["output"].shape[-1] == size["samples"]
@@ -182,7 +179,7 @@ def test_a_misfitting_published_key_is_named(damage: Callable, message: str, fil
     state = dict(filled)
     damage(state)
     with pytest.raises(WeightsError, match=message):
-        convert_published(state, create_model("dolphin"))
+        published_model("dolphin", [state])
 
 
 # --- Heat diffusion --------------------------------------------------------------------------------------------------

@@ -1,13 +1,10 @@
-"""The published Dolphin's key names, and a strict converter from its state dict to ours."""
+"""The published Dolphin's key names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-from torch import Tensor, nn
-
-from lipsep.errors import WeightsError
+from lipsep.models.published import PublishedFile, register_published
 
 # Our name -> the published name, applied in this order. Pointwise convolutions are linear maps here: the shapes of the
 # two agree once dimensions of size 1 are left out.
@@ -178,25 +175,4 @@ def is_published(keys: set[str]) -> bool:
     return any(key.startswith(("pre_v1.", "modalfuse.", "video_blocks.")) for key in keys)
 
 
-def convert_published(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The published state dict under our names and in our shapes, ready for `model.load_state_dict`.
-
-    Raises:
-        WeightsError: a published key is missing, unknown, or of another shape; the message names it.
-    """
-    own = model.state_dict()
-    expected = {published_name(name): name for name in own}
-    missing, unexpected = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
-    if missing or unexpected:
-        what, keys = ("lack", missing) if missing else ("have an unexpected", unexpected)
-        raise WeightsError(
-            f"the published weights {what} key '{keys[0]}'{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}: "
-            "this is another version of Dolphin, or a damaged file"
-        )
-    converted = {}
-    for key, name in expected.items():
-        wanted, found = own[name].shape, state[key].shape
-        if [n for n in wanted if n != 1] != [n for n in found if n != 1]:
-            raise WeightsError(f"the published weights have '{key}' of shape {tuple(found)}; {tuple(wanted)} is needed")
-        converted[name] = state[key].reshape(wanted)
-    return converted
+register_published("dolphin", PublishedFile("weights", published_name))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lipsep.errors import ModelError
 
@@ -26,16 +26,36 @@ class ModelPart(_Strict):
     initial_weights: str | None = None  # a model folder to start from; its sizes must fit
 
 
-class DataPart(_Strict):
-    """Which corpora, and how they are mixed (`lipsep.data.mixing.MixingConfig`)."""
+class SyntheticPart(_Strict):
+    """Talkers who babble (`lipsep.data.synthetic`): training and validation without any download."""
 
-    filmed: Path  # folder of video clips, one talker in each picture
-    filmed_test_prefixes: tuple[str, ...]  # names that begin so are never trained on
-    filmed_validation_prefixes: tuple[str, ...]
+    talkers: int = 40  # to train on
+    held_out_talkers: int = 8  # to validate on
+    clips_per_talker: int = 6
+    clip_s: float = 4.0
+    seed: int = 0
+    foreign_mouths: bool = False  # every voice with another's mouth: a control from which nothing can be learned
+
+
+class DataPart(_Strict):
+    """Which corpora, and how they are mixed (`lipsep.data.mixing.MixingConfig`): `filmed` ones or `synthetic` ones."""
+
+    synthetic: SyntheticPart | None = None
+    filmed: Path | None = None  # folder of video clips, one talker in each picture
+    filmed_test_prefixes: tuple[str, ...] = ()  # names that begin so are never trained on
+    filmed_validation_prefixes: tuple[str, ...] = ()
     unfilmed: Path | None = None  # folder of speech files; names begin with the talker's id and '-'
     noises: Path | None = None  # folder of noise files; names begin with the class and '_'
-    prepared: Path  # where prepared corpora are kept
+    prepared: Path | None = None  # where prepared corpora are kept
     mixing: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> DataPart:
+        if (self.filmed is None) == (self.synthetic is None):
+            raise ValueError("needs either 'filmed' (a folder of clips) or 'synthetic' (talkers made up), not both")
+        if self.filmed and not (self.prepared and self.filmed_test_prefixes and self.filmed_validation_prefixes):
+            raise ValueError("'filmed' needs 'filmed_test_prefixes', 'filmed_validation_prefixes' and 'prepared'")
+        return self
 
 
 class TrainingPart(_Strict):
@@ -52,6 +72,7 @@ class TrainingPart(_Strict):
     validation_mixtures: int = 100
     workers: int = 1
     seed: int = 0
+    required_si_snri_db: float | None = None  # a run that ends below this on its validation mixtures has failed
 
 
 class Recipe(_Strict):
@@ -60,7 +81,7 @@ class Recipe(_Strict):
     model: ModelPart
     data: DataPart
     training: TrainingPart
-    output: Path  # run folder: checkpoints, logs, exported model
+    output: Path  # run folder: checkpoints, logs, exported model; {model} stands for the model's name
     licence: str  # of the weights, for the model card
     provenance: str  # one sentence for the model card: what the weights were trained on
 
@@ -78,7 +99,7 @@ def load_recipe(path: Path) -> Recipe:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ModelError(f"recipe {path}: {where}: {first['msg']}") from None
-    return recipe
+    return recipe.model_copy(update={"output": Path(str(recipe.output).replace("{model}", recipe.model.name))})
 
 
 def _read(path: Path) -> dict[str, Any]:

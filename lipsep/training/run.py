@@ -13,12 +13,13 @@ from rich.console import Console
 from lipsep.checkpoints import load_model, save_model
 from lipsep.data.clips import TalkingClips
 from lipsep.data.mixing import MixingConfig, Mixtures
-from lipsep.data.prepare import filmed_corpus, noise_corpus, unfilmed_corpus
+from lipsep.data.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
+from lipsep.data.synthetic import synthetic_corpus, with_foreign_mouths
 from lipsep.errors import ModelError
 from lipsep.lips import lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
 from lipsep.models import create_model
-from lipsep.training.recipe import Recipe, load_recipe
+from lipsep.training.recipe import DataPart, Recipe, SyntheticPart, load_recipe
 from lipsep.training.separation import MixtureFeed, SeparationTraining
 
 
@@ -63,6 +64,9 @@ def run_recipe(path: Path, resume: bool) -> Path:
             "recipe": path.name,
         },
     )
+    required = settings.required_si_snri_db
+    if required is not None and not scores["val_si_snri"] >= required:
+        raise ModelError(f"trained '{folder}' to {scores['val_si_snri']} dB SI-SNRi; its recipe requires {required} dB")
     return folder
 
 
@@ -74,8 +78,7 @@ def prepare_feed(recipe: Recipe, picture_size: int) -> MixtureFeed:
         def hook(step: str, completed: int, total: int | None) -> None:
             status.update(f"preparing corpora: {step} {completed}/{total}")
 
-        filmed = filmed_corpus(data.filmed, data.prepared, hook)
-        training, validation = split_by_prefix(filmed, data.filmed_test_prefixes, data.filmed_validation_prefixes)
+        training, validation = synthetic_split(data.synthetic) if data.synthetic else filmed_split(data, hook)
         unfilmed = unfilmed_corpus(data.unfilmed, training, data.prepared, hook) if data.unfilmed else None
         noises = noise_corpus(data.noises, hook) if data.noises else None
     known = {field.name for field in dataclasses.fields(MixingConfig)}
@@ -92,6 +95,22 @@ def prepare_feed(recipe: Recipe, picture_size: int) -> MixtureFeed:
         Mixtures(validation, None, None, plain, picture_size, settings.validation_mixtures, seed=settings.seed + 1),
         settings,
     )
+
+
+def filmed_split(data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:
+    """Training and validation clips of the recipe's filmed corpus."""
+    filmed = filmed_corpus(data.filmed, data.prepared, hook)
+    return split_by_prefix(filmed, data.filmed_test_prefixes, data.filmed_validation_prefixes)
+
+
+def synthetic_split(part: SyntheticPart) -> tuple[TalkingClips, TalkingClips]:
+    """Training and validation clips of different synthetic talkers."""
+    n_talkers = part.talkers + part.held_out_talkers
+    clips = synthetic_corpus(n_talkers, part.clips_per_talker, part.clip_s, part.seed)
+    if part.foreign_mouths:
+        clips = with_foreign_mouths(clips)
+    n_training = part.talkers * part.clips_per_talker
+    return clips.select(range(n_training)), clips.select(range(n_training, len(clips)))
 
 
 def split_by_prefix(

@@ -28,15 +28,23 @@ class SeparationTraining(lightning.LightningModule):
         """Dropout and code sampling depend on the step alone, so that a resumed run equals an uninterrupted one."""
         torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step)
 
+    def separate(self, mixture: Tensor, lips: Tensor) -> Tensor:
+        """Estimates (2B, 1, T) of mixtures (2B, T) that are asked twice in a row, with both mouths (2B, F, S, S);
+        models that take all faces at once are asked once."""
+        if not self.model.faces_at_once:
+            return self.model(mixture, lips).float()
+        estimates = self.model(mixture[::2], lips.unflatten(0, (-1, 2)))  # (B, 2, T)
+        return estimates.float().flatten(0, 1).unsqueeze(1)
+
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
         mixture, lips, sources = batch  # (2B, T), (2B, F, S, S), (2B, 1, T)
-        loss = self.loss(self.model(mixture, lips).float(), sources)
+        loss = self.loss(self.separate(mixture, lips), sources)
         self.log("loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
         mixture, lips, sources = batch
-        estimates = self.model(mixture, lips).float()
+        estimates = self.separate(mixture, lips)
         improvement = si_snr(estimates, sources) - si_snr(mixture[:, None], sources)  # (2B, 1)
         asked, other = (
             si_snr(estimates, sources),

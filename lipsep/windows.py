@@ -23,6 +23,7 @@ from scipy.optimize import nnls
 
 from lipsep.constants import FPS, SAMPLES_PER_FRAME
 from lipsep.errors import ModelError
+from lipsep.models.base import face_groups
 
 FADE_FRAMES = 2  # 80 ms: how fast a voice opens before, and closes after, its person is visible
 
@@ -56,14 +57,16 @@ def separate_windows(
     """Separate a mixture of any length into one voice per lip stream, block by block.
 
     Args:
-        model: a `SeparationModel` (attributes `faces_at_once`, `keeps_level`), already on `device`.
+        model: a `SeparationModel` (attributes `faces_at_once`, `n_faces`, `keeps_level`), already on `device`. More or
+            fewer faces than it takes at once are grouped, see `lipsep.models.base.face_groups`.
         mixture: float32 (T,) at 16 kHz, or `read(start, stop)` that returns such a piece.
         n_samples: T.
         lips: one stream per person; frames beyond a stream's end are neutral (zeros).
         present: per person bool (F,), where the person is visible; frames beyond its end count as absent.
             Absent people are silent, and windows without them cost nothing. None: everyone is always heard.
         window_s, overlap_s: rounded to whole video frames (0.04 s); 0 <= overlap < window.
-        batch: how many (window, person) pairs go through the model at once; halved when memory runs out.
+        batch: how many (window, person) pairs, or (window, group of `n_faces`) pairs, go through the model at once;
+            halved when memory runs out.
         hook: called as `hook("separate", windows_done, n_windows)`.
         warn: called with one line when something had to be changed.
 
@@ -170,7 +173,7 @@ class _Window:
     start: int  # frame
     mixture: np.ndarray | None  # (T,); None when nobody is there
     estimates: np.ndarray | None  # (n_people, T)
-    n_waiting: int  # passes through the model that are still to come
+    unheard: set[int]  # people whose pass through the model is still to come
 
 
 def _blocks(
@@ -209,31 +212,35 @@ def _gated(window: _Window, plan: _Plan, gates) -> np.ndarray:
 def _separated(starts: list[int], plan: _Plan, network: _BatchedModel, read, lips, gates) -> Iterator[_Window]:
     """Windows in order, each with its estimates; passes are batched over people and neighbouring windows."""
     waiting: list[_Window] = []
-    queue: list[tuple[_Window, list[int]]] = []  # (window, the people of one pass)
+    queue: list[tuple[_Window, list[int | None]]] = []  # (window, the people of one pass; None: an empty place)
+    at_once, n_faces = network.model.faces_at_once, network.model.n_faces
 
     def run(n_passes: int) -> None:
         inputs = []
         for window, people in queue[:n_passes]:
-            faces = np.stack([_read_lips(lips[k], window.start, plan.window) for k in people])  # (n, F, H, W)
-            inputs.append((window.mixture, faces if network.model.faces_at_once else faces[0]))
+            found = {k: _read_lips(lips[k], window.start, plan.window) for k in people if k is not None}
+            neutral = np.zeros_like(found[people[0]])
+            faces = np.stack([found.get(k, neutral) for k in people])  # (n_faces, F, H, W)
+            inputs.append((window.mixture, faces if at_once else faces[0]))
         for (window, people), estimates in zip(queue[:n_passes], network(inputs), strict=True):
-            window.estimates[people] = estimates
-            window.n_waiting -= 1
+            for k, estimate in zip(people, estimates, strict=True):
+                if k in window.unheard:
+                    window.estimates[k] = estimate
+                    window.unheard.remove(k)
         del queue[:n_passes]
 
     for start in starts:
-        window = _Window(start, None, None, 0)
+        window = _Window(start, None, None, set())
         waiting.append(window)
         active = [k for k in range(len(lips)) if gates is None or gates[k][start : start + plan.window + 1].any()]
         if active:
-            passes = [list(range(len(lips)))] if network.model.faces_at_once else [[k] for k in active]
             window.mixture = _read_mixture(read, plan, start)
             window.estimates = np.zeros((len(lips), len(window.mixture)), np.float32)
-            window.n_waiting = len(passes)
-            queue += [(window, people) for people in passes]
+            window.unheard = set(active)
+            queue += [(window, people) for people in face_groups(active, n_faces)]
         while len(queue) >= network.batch or (queue and not active):
             run(network.batch)
-        while waiting and not waiting[0].n_waiting:
+        while waiting and not waiting[0].unheard:
             yield waiting.pop(0)
     while queue:
         run(network.batch)

@@ -11,6 +11,7 @@ from torch import nn
 
 from lipsep.constants import FPS, SAMPLES_PER_FRAME
 from lipsep.errors import ModelError
+from lipsep.models.base import face_groups
 from lipsep.windows import FADE_FRAMES, crossfade, match_levels, presence_gate, separate_windows, window_starts
 
 
@@ -28,7 +29,7 @@ class Faces:
 class LipScaled(nn.Module):
     """The mixture times the grey value of the lips, frame by frame: shows at once if lips and sound are misaligned."""
 
-    faces_at_once, keeps_level = False, True
+    faces_at_once, n_faces, keeps_level = False, 1, True
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,14 +165,36 @@ def test_batches_are_filled_over_people_and_windows(n_people):
     assert sum(model.batches) == n_passes and len(model.batches) == -(-n_passes // 4)
 
 
-def test_models_that_take_all_faces_at_once():
+@pytest.mark.parametrize(("n_people", "n_faces", "n_passes"), [(3, 3, 1), (1, 2, 1), (3, 2, 2), (5, 3, 2), (2, 4, 1)])
+def test_models_that_take_several_faces_at_once_hear_everyone_once(n_people: int, n_faces: int, n_passes: int):
     model = LipScaled()
-    model.faces_at_once = True
+    model.faces_at_once, model.n_faces = True, n_faces
     mixture = noise(3, 16_000 * 9)
-    grey = np.random.default_rng(0).uniform(-1, 1, (3, 225)).astype(np.float32)
+    grey = np.random.default_rng(0).uniform(-1, 1, (n_people, 225)).astype(np.float32)
     voices = run(model, mixture, [Faces(g) for g in grey], window_s=2, overlap_s=0.4, batch=2)
     np.testing.assert_allclose(voices, mixture * grey.repeat(640, 1), atol=2e-6)
-    assert sum(model.batches) == len(window_starts(225, 50, 10))  # one pass per window, not per person
+    assert sum(model.batches) == n_passes * len(window_starts(225, 50, 10))
+
+
+def test_only_those_who_are_there_take_a_place_among_the_faces():
+    model = LipScaled()
+    model.faces_at_once, model.n_faces = True, 2
+    mixture, present = noise(3, 16_000 * 6), np.zeros((3, 150), bool)
+    present[0, :70], present[1, 60:], present[2] = True, True, True
+    faces = [Faces(np.full(150, k)) for k in (1, 2, 3)]
+    voices = run(model, mixture, faces, list(present), window_s=1, overlap_s=0)
+    np.testing.assert_allclose(voices[2], 3 * mixture, atol=4e-6)
+    np.testing.assert_allclose(voices[0, : 70 * 640], mixture[: 70 * 640], atol=2e-6)
+    np.testing.assert_allclose(voices[1, 60 * 640 :], 2 * mixture[60 * 640 :], atol=3e-6)
+    assert sum(model.batches) == 7  # three people are there in one of six windows, and take two passes
+
+
+def test_groups_of_faces_hear_everyone_and_leave_no_place_empty_while_there_are_people():
+    assert face_groups([0, 1, 2, 3], 2) == [[0, 1], [2, 3]]
+    assert face_groups([4, 5, 6], 2) == [[4, 5], [5, 6]]
+    assert face_groups([7], 3) == [[7, None, None]]
+    assert face_groups([0, 2], 1) == [[0], [2]]
+    assert face_groups([], 2) == []
 
 
 class Hungry(LipScaled):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ class SeparationModel(nn.Module):
 
     sample_rate: ClassVar[int] = SAMPLE_RATE
     faces_at_once: ClassVar[bool] = False
-    """False: one face per pass, n_src = 1. True: all faces together."""
+    """False: one face per pass, n_src = 1. True: `n_faces` faces together, and output k is the voice of face k."""
     dead_parameters: ClassVar[tuple[str, ...]] = ()
     """Shell-style patterns of parameters that the published code creates but that never influence the output."""
 
@@ -33,6 +34,11 @@ class SeparationModel(nn.Module):
         """True where training taught the output to have the level that the voice has in the mixture."""
         self.metadata: dict[str, Any] = {}
         """What the checkpoint says of itself: licence, provenance, figures; empty for a fresh model."""
+
+    @property
+    def n_faces(self) -> int:
+        """Faces that go through the network together: 1, or the `n_src` it was built for where `faces_at_once`."""
+        return self.config.n_src if self.faces_at_once else 1
 
     def prepare_for_inference(self) -> SeparationModel:
         """Switch to evaluation mode and let layers precompute what fixed weights allow; outputs stay the same."""
@@ -55,6 +61,11 @@ class SeparationModel(nn.Module):
                 f"got mixture {tuple(mixture.shape)} and lips {tuple(lips.shape)}; "
                 f"{self.name} needs mixture (B, T) and lips {lips_form} with the same B"
             )
+        if self.faces_at_once and lips.shape[1] != self.n_faces:
+            raise ModelError(
+                f"got lips of {lips.shape[1]} faces; {self.name} takes {self.n_faces} at once: group them with "
+                "lipsep.models.base.face_groups, or build the model for another n_src"
+            )
         n_samples, n_frames = mixture.shape[-1], lips.shape[-3]
         if lips.shape[-2:] != (lip_size, lip_size):
             raise ModelError(
@@ -72,3 +83,16 @@ class SeparationModel(nn.Module):
         """Crop the end, or pad it with zeros, to `n_samples`: (..., T') -> (..., n_samples)."""
         missing = n_samples - estimates.shape[-1]
         return estimates[..., :n_samples] if missing <= 0 else torch.nn.functional.pad(estimates, (0, missing))
+
+
+def face_groups(people: Sequence[int], n_faces: int) -> list[list[int | None]]:
+    """Who goes through a model together, so that everyone is heard whatever number of faces the model takes.
+
+    Groups of `n_faces` in order. The last one is moved back to end with the last person, so that every place is filled
+    by somebody who is there; whoever is in two groups counts in the first. Where there are fewer people than places,
+    the rest stay empty (None): neutral pictures, and what the model makes of them is dropped.
+    """
+    n_groups = -(-len(people) // n_faces)
+    starts = [max(0, min(n * n_faces, len(people) - n_faces)) for n in range(n_groups)]
+    groups = [list(people[start : start + n_faces]) for start in starts]
+    return [group + [None] * (n_faces - len(group)) for group in groups]

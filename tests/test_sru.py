@@ -15,10 +15,12 @@ def step_by_step(layer: SRULayer, x: Tensor) -> Tensor:
     windows = x.unfold(0, layer.window, 1)  # (L', C_in, window)
     outputs = []
     for group, part in enumerate(windows.chunk(n_groups, dim=1)):
-        maps = torch.einsum("tcw,cwok->tok", part, layer.weight[group]).unflatten(1, (n_directions, hidden))
+        maps = part.flatten(1) @ layer.weight[group]  # (L', directions * hidden * n_maps)
+        maps = maps.unflatten(1, (n_directions, hidden, layer.n_maps))
         for direction in range(n_directions):
             span = slice(direction * hidden, (direction + 1) * hidden)
-            (v_f, v_r), (b_f, b_r) = layer.carry_weight[group][:, span], layer.bias[group][:, span]
+            v_f, v_r = layer.carry_weight[group].view(2, -1)[:, span]
+            b_f, b_r = layer.bias[group].view(2, -1)[:, span]
             z, a, p = maps[:, direction].unbind(-1)[:3]
             skip = maps[:, direction, :, 3] if layer.n_maps == 4 else part.squeeze(2)[:, span]
             carry, h = torch.zeros_like(z[0]), [None] * len(z)
@@ -37,8 +39,8 @@ SIZES = [(6, 4, True, 1, 3), (8, 4, True, 1, 1), (6, 3, True, 2, 2), (5, 5, Fals
 def test_values_and_gradients_are_those_of_the_equations(n_in, hidden, bidirectional, n_groups, window) -> None:
     torch.manual_seed(0)
     layer = SRULayer(n_in // n_groups, hidden, bidirectional, n_groups, window).double()
-    torch.nn.init.normal_(layer.bias)
-    torch.nn.init.normal_(layer.carry_weight)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
     x = torch.randn(9, 2, n_in, dtype=torch.float64, requires_grad=True)
     wanted = torch.stack([step_by_step(layer, sequence) for sequence in x.unbind(1)], dim=1)
     with torch.no_grad():

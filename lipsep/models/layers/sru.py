@@ -38,32 +38,40 @@ class SRULayer(nn.Module):
         n_directions = 2 if bidirectional else 1
         self.window, self.layout = window, (n_groups, n_directions, hidden)
         self.n_maps = 3 if window == 1 and n_in == n_directions * hidden else 4  # z, a, p, and s where sizes differ
+        self.shape = (n_in, window, n_directions * hidden, self.n_maps)
         bound = (3 / (n_in * window)) ** 0.5
-        shape = (n_groups, n_in, window, n_directions * hidden, self.n_maps)
-        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-        self.carry_weight = nn.Parameter(torch.empty(n_groups, 2, n_directions * hidden).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(n_groups, 2, n_directions * hidden))
+
+        def uniform(*shape: int) -> nn.ParameterList:
+            return nn.ParameterList(torch.empty(shape).uniform_(-bound, bound) for _ in range(n_groups))
+
+        self.weight = uniform(n_in * window, n_directions * hidden * self.n_maps)
+        self.carry_weight = uniform(2 * n_directions * hidden)  # v_f, v_r
+        self.bias = nn.ParameterList(torch.zeros(2 * n_directions * hidden) for _ in range(n_groups))  # b_f, b_r
 
     def forward(self, x: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """carry: (N, C_out) after the sequence's earlier part, zeros if there is none. Returns outputs, last carry."""
-        n_groups = self.layout[0]
-        (v_f, v_r), (b_f, b_r) = (w.transpose(0, 1).flatten(1) for w in (self.carry_weight, self.bias))
-        windows = (
-            x.unflatten(-1, (n_groups, -1)).unfold(0, self.window, 1).movedim(2, 0)
-        )  # (G, L', N, C_in / G, window)
-        rows = windows.transpose(-1, -2).flatten(3).flatten(1, 2)  # (G, L' * N, window * C_in / G)
-        maps = (
-            self.weight.permute(4, 0, 2, 1, 3).flatten(2, 3).contiguous()
-        )  # (n_maps, G, window * C_in / G, directions * hidden)
-        z, a, p, *projected = (
-            self._in_order(torch.bmm(rows, weight).unflatten(1, windows.shape[1:3]).movedim(0, 2)) for weight in maps
-        )  # (L', N, C_out) each
-        skip = projected[0] if projected else self._in_order(x.unflatten(-1, (n_groups, -1)))
+        v_f, v_r = (
+            torch.stack(list(self.carry_weight)).unflatten(1, (2, -1)).transpose(0, 1).flatten(1)
+        )  # (C_out,) each
+        b_f, b_r = torch.stack(list(self.bias)).unflatten(1, (2, -1)).transpose(0, 1).flatten(1)
+        z, a, p, *projected = self._maps(x)
+        skip = projected[0] if projected else self._in_order(x.unflatten(-1, (self.layout[0], -1)))
         start = torch.zeros_like(z[0]) if carry is None else carry
         c = _scan(z, a + b_f, v_f, start)
         before = torch.cat([start[None], c[:-1]])
         r = torch.sigmoid(torch.addcmul(p + b_r, before, v_r))
         return self._back(torch.lerp(skip, c, r)), c[-1]
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        """The products with the weights: (L, N, C_in) -> n_maps times (L', N, C_out)."""
+        windows = x.unflatten(-1, (self.layout[0], -1)).unfold(0, self.window, 1)  # (L', N, G, C_in / G, window)
+        groups = windows.permute(2, 0, 1, 4, 3).flatten(3).flatten(1, 2)  # (G, L' * N, window * C_in / G)
+        products = []
+        for rows, weight in zip(groups, self.weight, strict=True):
+            maps = weight.view(self.shape).permute(3, 1, 0, 2).flatten(1, 2).contiguous()
+            products.append([rows @ m for m in maps])  # n_maps times (L' * N, directions * hidden)
+        by_map = (torch.stack(groups, dim=1) for groups in zip(*products, strict=True))  # (L' * N, G, C_out / G)
+        return [self._in_order(m.unflatten(0, windows.shape[:2])) for m in by_map]
 
     def _in_order(self, x: Tensor) -> Tensor:
         """Turn the time of the backward direction round: (L, N, groups, directions * hidden) -> (L, N, C_out)."""

@@ -1,0 +1,133 @@
+"""A-FRCNN: one block that sees a sequence at several time resolutions and lets neighbouring resolutions talk.
+
+Xiaolin Hu et al., "Speech Separation Using an Asynchronous Fully Recurrent Convolutional Neural Network", NeurIPS 2021.
+CTCNet, AVLIT and BIN are built of it. Sequences are stored (B, T, C), see layers/channels_last.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
+
+from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, stretch_to
+
+
+def stretched_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor | None, length: int) -> Tensor:
+    """Bring sequences to one length (nearest neighbour), put their channels side by side, map them linearly.
+
+    A map of single steps and the repetition of steps commute, so a coarse sequence is mapped before it is stretched:
+    the same result for fewer operations, sum_i min(T_i, length) C_i C multiplications instead of length sum_i C_i C.
+    Programs that count operations as the literature does meet this function by its name (lipsep.profiling).
+
+    Shape: parts (B, T_i, C_i), weight (C, sum C_i), bias (C,) or None -> (B, length, C).
+    """
+    if has_torch_function(parts):
+        return handle_torch_function(stretched_linear, parts, parts, weight, bias, length)
+    mixed = None
+    weights = weight.split([part.shape[-1] for part in parts], dim=1)
+    for part, share in sorted(zip(parts, weights, strict=True), key=lambda pair: -pair[0].shape[1]):
+        part = stretch_to(part, length) if part.shape[1] > length else part
+        if mixed is None:
+            mixed = stretch_to(F.linear(part, share, bias), length)
+        else:
+            mixed = mixed + stretch_to(F.linear(part, share), length)
+    return mixed
+
+
+class StretchedLinear(nn.Linear):
+    """The layer of `stretched_linear`. Shape: parts (B, T_i, C_i) with sum C_i = in_features -> (B, length, C)."""
+
+    def forward(self, parts: Sequence[Tensor], length: int) -> Tensor:
+        return stretched_linear(parts, self.weight, self.bias, length)
+
+
+class PointwiseNorm(nn.Module):
+    """`StretchedLinear`, norm, PReLU. Shape: parts (B, T_i, C_i) -> (B, length, C)."""
+
+    def __init__(self, c_in: int, c_out: int, batch_norm: bool, act: bool = True) -> None:
+        super().__init__()
+        self.linear = StretchedLinear(c_in, c_out)
+        self.norm = BatchNorm(c_out) if batch_norm else GlobalNorm(c_out, eps=1e-8)
+        self.act = nn.PReLU() if act else nn.Identity()
+
+    def forward(self, *parts: Tensor, length: int) -> Tensor:
+        return self.act(self.norm(self.linear(parts, length)))
+
+
+class DepthwiseNorm(nn.Module):
+    """One filter per channel, norm. Shape: (B, T, C) -> (B, ceil(T / stride), C)."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.conv = DepthwiseConv(channels, kernel, stride)
+        self.norm = BatchNorm(channels) if batch_norm else GlobalNorm(channels, eps=1e-8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class AFRCNN(nn.Module):
+    """The block: expand, analyse at S resolutions, let each hear its neighbours, gather all, contract.
+
+    Shape: (B, T, c_in) -> (B, T, c_out). No residual: the caller adds what its paper adds.
+    """
+
+    def __init__(
+        self, c_in: int, hidden: int, c_out: int, n_scales: int = 5, kernel: int = 5, batch_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.expand = PointwiseNorm(c_in, hidden, batch_norm)
+        self.scales = nn.ModuleList(
+            DepthwiseNorm(hidden, kernel, 1 if i == 0 else 2, batch_norm) for i in range(n_scales)
+        )
+        self.lower = nn.ModuleList(DepthwiseNorm(hidden, kernel, 2, batch_norm) for _ in range(n_scales - 1))
+        self.merge = nn.ModuleList(
+            PointwiseNorm((3 - (i == 0) - (i == n_scales - 1)) * hidden, hidden, batch_norm) for i in range(n_scales)
+        )
+        self.gather = PointwiseNorm(n_scales * hidden, hidden, batch_norm)
+        self.contract = nn.Linear(hidden, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        time = x.shape[1]
+        maps = [self.scales[0](self.expand(x, length=time))]  # (B, T, hidden)
+        for scale in self.scales[1:]:
+            maps.append(scale(maps[-1]))  # (B, T / 2^i, hidden)
+        merged = []
+        for i, (merge, own) in enumerate(zip(self.merge, maps, strict=True)):
+            finer = [self.lower[i - 1](maps[i - 1])] if i else []
+            merged.append(merge(*finer, own, *maps[i + 1 : i + 2], length=own.shape[1]))
+        return self.contract(self.gather(*merged, length=time))  # (B, T, c_out)
+
+
+class Adapt(nn.Sequential):
+    """Gain and bias per channel, PReLU: what stands between two passes through a shared block.
+
+    Shape: (B, T, C) -> (B, T, C).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(DepthwiseConv(channels, 1), nn.PReLU())
+
+
+def published_afrcnn_key(name: str, gather: str = "last_layer.0", contract: str = "res_conv") -> str:
+    """The key that the published code of CTCNet, AVLIT and BIN has for one of `AFRCNN`'s."""
+    part, _, rest = name.partition(".")
+    index, _, inner = rest.partition(".")
+    if part == "contract":
+        return f"{contract}.{rest}"
+    if part in ("expand", "gather"):
+        stem, inner = {"expand": "proj_1x1", "gather": gather}[part], rest
+    elif part == "lower":
+        stem = f"fuse_layers.{int(index) + 1}.0"
+    else:
+        stem = {"scales": "spp_dw", "merge": "concat_layer"}[part] + "." + index
+    return f"{stem}.{re.sub('^linear', 'conv', inner)}"
+
+
+def published_global_norm_key(name: str) -> str:
+    """Published code calls the gain and bias of a global norm gamma and beta."""
+    return name.replace("norm.weight", "norm.gamma").replace("norm.bias", "norm.beta")

@@ -1,0 +1,22 @@
+"""From features to masks on the encoded mixture."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ReLUMasks(nn.Module):
+    """PReLU, pointwise map, ReLU, times the encoded mixture: one masked mixture per voice.
+
+    Shape: features (B, T, C), encoded (B, T, N) -> (B, n_src, T, N).
+    """
+
+    def __init__(self, c_in: int, c_out: int, n_src: int) -> None:
+        super().__init__()
+        self.act = nn.PReLU()
+        self.linear = nn.Linear(c_in, n_src * c_out)
+        self.n_src = n_src
+
+    def forward(self, features: Tensor, encoded: Tensor) -> Tensor:
+        masks = self.linear(self.act(features)).relu().unflatten(-1, (self.n_src, -1))  # (B, T, n_src, N)
+        return masks.transpose(1, 2) * encoded.unsqueeze(1)

@@ -12,6 +12,7 @@ import typer
 import lipsep
 from lipsep.batch.inputs import find_tasks
 from lipsep.commands.batch import separate_batch
+from lipsep.commands.evaluate import evaluate
 from lipsep.errors import LipsepError, ModelError, OutputError, plain_reason
 from lipsep.terminal import Device, Stopped, Threads, account, complain, needs_extra, open_separator, progress
 
@@ -182,25 +183,7 @@ def train(
     typer.echo(f"trained: '{folder}'; use it with  lipsep separate FILE --model '{folder}'")
 
 
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(help="Name, folder or hub id of the model.")],
-    data: Annotated[Path, typer.Option(help="Manifest of mixtures, for example recipes/laptop/unseen_talkers.csv.")],
-    root: Annotated[Path, typer.Option(help="Folder that the manifest's paths are relative to.")] = Path("."),
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write utterances.csv and means.json here.")] = None,
-    threads: Threads = None,
-) -> None:
-    """Score a model on fixed mixtures: SI-SNRi, SDRi, PESQ, ESTOI, and the two-cue test (swap the lips)."""
-    separator = open_separator(model, "cpu", threads)
-    with needs_extra("evaluation"):
-        from lipsep.evaluation.evaluate import evaluate as run_evaluation
-    with progress(data.name) as hook:
-        means = run_evaluation(separator.model, data, root, out, hook)
-    for name, row in {"all": means, **means.get("groups", {})}.items():
-        typer.echo(
-            f"{name}: {row['mixtures']} mixtures, SI-SNRi {row['si_snri']:+.2f} dB, SDRi {row['sdri']:+.2f} dB, "
-            f"PESQ {row['pesq']:.2f}, ESTOI {row['estoi']:.3f}, two-cue {row['two_cue']:.1%}"
-        )
+app.command()(evaluate)
 
 
 @app.command()

@@ -102,7 +102,10 @@ def needs_extra(what: str, extra: str = "train") -> Iterator[None]:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[..., None]]:
-    """A bar per step on a terminal, nothing elsewhere; `hook(step, completed, total, note="")`. Python warnings are kept off the bars; the report has them."""
+    """A bar per step on a terminal, nothing elsewhere: `hook(step, completed, total, note="")`.
+
+    Python warnings are kept off the bars; the report has them.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -1,139 +1,253 @@
-"""A model over a manifest: every utterance scored, means, and the two-cue test.
+"""A model, or a folder of separated files, over a set of mixtures: every utterance scored, means with intervals.
 
 Two-cue test: a mixture is asked once with each face. It passes when every answer is closer (SI-SNR) to the voice of
 the face that asked than to any other voice in the mixture: swap the lips and the voices must swap. A system that
 ignores the lips passes for at most half of the pairs.
+
+Multi-speaker mixtures take one pass per face, as in the paper (appendix G); models with `faces_at_once` take all.
 """
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from lipsep.constants import SAMPLES_PER_FRAME
-from lipsep.data.manifest import MixtureRow, mix, read_manifest, sources_of
-from lipsep.errors import MediaError
+from lipsep.errors import OutputError
+from lipsep.evaluation.cases import Case, Cases, Estimates, open_cases
+from lipsep.evaluation.conditions import Condition, Setting, conditions, find_noise
 from lipsep.evaluation.metrics import METRICS, score
-from lipsep.faces import find_faces
-from lipsep.lips import extract_lips, lip_recipe
+from lipsep.evaluation.summary import means_so_far, summarise
+from lipsep.evaluation.tables import append_rows, read_rows, write_json, write_rows
 from lipsep.losses import si_snr
-from lipsep.media import load_audio, read_frames
 from lipsep.models.base import SeparationModel
 
-Hook = Callable[[str, int, int | None], None]
+Hook = Callable[..., None]
+"""hook(step, completed, total) or hook(step, completed, total, note)."""
 
 
 @dataclass(frozen=True)
-class FilmedVoice:
-    """A clip as the model meets it: voice (T,) float32 at 16 kHz, lips (F, S, S) float32 by the model's recipe."""
+class Protocol:
+    """What is scored and how; together with the system it decides every figure.
 
-    voice: np.ndarray
-    lips: np.ndarray
+    Attributes:
+        data: a manifest or a folder, see `lipsep.evaluation.cases`.
+        root: folder that a manifest's paths are relative to.
+        sweeps: robustness conditions besides the cases as given, see `lipsep.evaluation.conditions`.
+        noise: folder of noise for the sweep "noise"; None makes pink noise.
+        limit: score the first so many mixtures only.
+    """
+
+    data: Path
+    root: Path = Path(".")
+    sweeps: tuple[str, ...] = ()
+    noise: Path | None = None
+    limit: int | None = None
 
 
 def evaluate(
-    model: SeparationModel, manifest: Path, root: Path, out: Path | None = None, hook: Hook | None = None
-) -> dict[str, float | dict]:
-    """Score a model on every mixture of a manifest.
+    system: SeparationModel | Estimates,
+    protocol: Protocol,
+    out: Path | None = None,
+    hook: Hook | None = None,
+    processes: int = 1,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Score a system on every mixture of a protocol.
 
     Args:
-        model: in eval mode.
-        manifest: CSV, see `lipsep.data.manifest`.
-        root: folder that the manifest's paths are relative to.
-        out: folder for ``utterances.csv`` (every utterance) and ``means.json``; None writes nothing.
+        system: a model in eval mode, or a folder of its separated files.
+        out: folder for ``utterances.csv`` (and ``.parquet`` where pyarrow is installed), ``means.json`` and
+            ``settings.json``. A cut-off run goes on where it stopped; a finished one is read, not repeated.
+        processes: workers; the processor threads of torch are shared out among them.
+        overwrite: begin anew.
 
     Returns:
-        Means over utterances of every metric, ``<metric>_undefined`` counts, ``two_cue`` (share of mixtures, 0..1),
-        ``mixtures`` and ``utterances``; per group too, see `summarise`.
-    """
-    rows = read_manifest(manifest)
-    voices = {}
-    names = list(sources_of(rows))
-    for completed, name in enumerate(names, start=1):
-        voices[name] = load_filmed_voice(root / name, model.lip_recipe)
-        if hook is not None:
-            hook("lips", completed, len(names))
-    scored = []
-    for completed, row in enumerate(rows, start=1):
-        scored.append(score_mixture(model, row, [voices[source] for source in row.sources]))
-        if hook is not None:
-            hook("mixtures", completed, len(rows))
-    means = summarise(scored)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "utterances.csv").open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.DictWriter(lines, ["mixture", "source", "own_voice", *METRICS], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(utterance for utterances in scored for utterance in utterances)
-        (out / "means.json").write_text(json.dumps(means, indent=2) + "\n", encoding="utf-8")
-    return means
-
-
-def load_filmed_voice(path: Path, recipe_name: str) -> FilmedVoice:
-    """Voice and lips of a clip with one talker.
+        See `lipsep.evaluation.summary.summarise`.
 
     Raises:
-        MediaError: no such file, or nobody is visible in it.
+        OutputError: `out` holds the evaluation of another system or protocol.
+        MediaError: something of the data is missing.
     """
-    tracks = find_faces(read_frames(path), speakers=1)
-    if not tracks:
-        raise MediaError(f"{path}: no face found, so there are no lips to ask with")
-    recipe = lip_recipe(recipe_name)
-    with extract_lips(tracks, read_frames(path, grey=True), recipe)[0] as lips:
-        return FilmedVoice(load_audio(path), lips.read(0, lips.n_frames))
+    recipe_name = system.lip_recipe if isinstance(system, SeparationModel) else None
+    with tempfile.TemporaryDirectory(prefix="lipsep-evaluation-") as cache:
+        cases = open_cases(protocol.data, protocol.root, recipe_name, Path(cache))
+        wanted = conditions(list(protocol.sweeps))
+        if recipe_name is None:
+            wanted = [condition for condition in wanted[:1] if not condition.needs_lips]
+        names = cases.names[: protocol.limit]
+        done = _resume(out, describe(system, protocol), overwrite) if out is not None else []
+        finished = {(row["condition"], row["mixture"]) for row in done}
+        todo = [(c.name, i) for c in wanted for i, name in enumerate(names) if (c.name, name) not in finished]
+        scored = list(done)
+        work = Work(system, cases, tuple(protocol.sweeps), find_noise(protocol.noise))
+        with _workers(work, processes) as map_in_workers:
+            preparations = cases.preparations() if todo else []
+            for completed, _ in enumerate(map_in_workers(_prepare, preparations), start=1):
+                if hook is not None:
+                    hook("lips", completed, len(preparations))
+            for completed, rows in enumerate(map_in_workers(_score, todo), start=1):
+                scored += rows
+                if out is not None:
+                    append_rows(out / PARTIAL, rows)
+                if hook is not None:
+                    hook("mixtures", completed, len(todo), means_so_far(scored))
+    order = {(c.name, name): k for k, (c, name) in enumerate((c, name) for c in wanted for name in names)}
+    scored.sort(key=lambda row: (order[row["condition"], row["mixture"]], row["position"]))
+    means = summarise(scored)
+    if out is not None:
+        write_rows(out / "utterances.csv", scored)
+        write_json(out / "means.json", means)
+        (out / PARTIAL).unlink(missing_ok=True)
+    return means
 
 
-@torch.inference_mode()
-def score_mixture(model: SeparationModel, row: MixtureRow, voices: list[FilmedVoice]) -> list[dict]:
-    """One dictionary per source: its metrics, and whether the answer is closest to its own voice."""
-    mixture, sources = mix([voice.voice for voice in voices], row.gains_db)  # (T,), (n_src, T)
-    n_frames = len(mixture) // SAMPLES_PER_FRAME
-    lips = torch.from_numpy(np.stack([voice.lips[:n_frames] for voice in voices]))  # (n_src, F, S, S)
-    mixture_t = torch.from_numpy(mixture)
-    if model.faces_at_once:
-        estimates = model(mixture_t[None], lips[None])[0]  # (n_src, T)
+PARTIAL = "utterances.partial.csv"
+
+
+def describe(system: SeparationModel | Estimates, protocol: Protocol) -> dict[str, Any]:
+    """Everything that decides the figures, for ``settings.json``; a model is known by a digest of its weights."""
+    if isinstance(system, SeparationModel):
+        digest = hashlib.sha256()
+        for key, tensor in sorted(system.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+        who = {"model": system.name, "weights_sha256": digest.hexdigest()}
     else:
-        estimates = model(mixture_t.expand(len(voices), -1), lips)[:, 0]  # (n_src, T)
-    closeness = si_snr(estimates[:, None], torch.from_numpy(sources)[None])  # (n_src asked, n_src heard)
+        who = {"estimates": system.folder.as_posix()}
+    settings = {key: value for key, value in asdict(protocol).items() if key != "root"}
+    shown = {key: value.as_posix() if isinstance(value, Path) else value for key, value in settings.items()}
+    if protocol.data.is_file():
+        shown["data_sha256"] = hashlib.sha256(protocol.data.read_bytes()).hexdigest()
+    return json.loads(json.dumps({**who, **shown, "metrics": METRICS}))
+
+
+def _resume(out: Path, settings: dict[str, Any], overwrite: bool) -> list[dict[str, Any]]:
+    """What is already scored under these settings."""
+    file = out / "settings.json"
+    kept = [path for path in (out / "utterances.csv", out / PARTIAL) if path.is_file()]
+    if overwrite:
+        for path in kept:
+            path.unlink()
+        kept = []
+    if kept:
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if before != settings:
+            changed = [key for key in settings if before is None or before.get(key) != settings[key]]
+            raise OutputError(
+                f"'{out}' holds an evaluation with other settings ({', '.join(changed) or 'more of them'}): "
+                "choose another -o, or --overwrite"
+            )
+        rows = [row for path in kept for row in read_rows(path)]
+        if out / PARTIAL in kept:  # what was cut off in the middle of a mixture goes
+            (out / PARTIAL).unlink()
+            append_rows(out / PARTIAL, rows)
+        return rows
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)
+    return []
+
+
+# --- Workers ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker process needs."""
+
+    system: SeparationModel | Estimates
+    cases: Cases
+    sweeps: tuple[str, ...]
+    noise_files: tuple[Path, ...]
+
+    def prepare(self, what: str) -> None:
+        self.cases.prepare(what)
+
+    def score(self, condition_name: str, index: int) -> list[dict[str, Any]]:
+        condition = self.condition(condition_name)
+        case = condition.apply(Setting(self.cases, self.noise_files), self.cases.load(index), index)
+        return [{"condition": condition_name, **row} for row in score_case(self.system, case)]
+
+    def condition(self, name: str) -> Condition:
+        return next(condition for condition in conditions(list(self.sweeps)) if condition.name == name)
+
+
+_work: Work | None = None
+"""This process's share, set once when a worker starts."""
+
+
+def _start(work: Work, threads: int) -> None:
+    global _work
+    _work = work
+    torch.set_num_threads(threads)
+
+
+def _prepare(what: str) -> None:
+    _work.prepare(what)
+
+
+def _score(job: tuple[str, int]) -> list[dict[str, Any]]:
+    return _work.score(*job)
+
+
+@contextmanager
+def _workers(work: Work, processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A map over this process, or over several; results come in order."""
+    threads = torch.get_num_threads()
+    if processes == 1:
+        _start(work, threads)
+        yield map
+        return
+    share = max(1, threads // processes)
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, spawn, initializer=_start, initargs=(work, share))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# --- One mixture -----------------------------------------------------------------------------------------------------
+
+
+def separate_case(model: SeparationModel, case: Case) -> np.ndarray:
+    """Ask a model with every face of a case: -> (n_src, T) float32."""
+    device = next(model.parameters()).device
+    mixture, lips = (torch.from_numpy(x).to(device)[None] for x in (case.mixture, case.lips))
+    with torch.inference_mode():
+        if model.faces_at_once:
+            return model(mixture, lips)[0].cpu().numpy()
+        return torch.cat([model(mixture, face[None])[:, 0] for face in lips[0]]).cpu().numpy()
+
+
+def score_case(system: SeparationModel | Estimates, case: Case) -> list[dict[str, Any]]:
+    """One dictionary per source: its metrics, and whether the answer is closest to its own voice."""
+    estimates = separate_case(system, case) if case.lips is not None else system.read(case)  # (n_src, T)
+    n_samples = min(estimates.shape[1], len(case.mixture))
+    estimates, mixture = estimates[:, :n_samples], case.mixture[:n_samples]
+    references = case.references[:, :n_samples]
+    closeness = si_snr(torch.from_numpy(estimates)[:, None], torch.from_numpy(references)[None])  # (asked, heard)
     return [
         {
-            "mixture": row.mixture,
+            "mixture": case.name,
+            "position": k,
             "source": source,
+            "talker": case.talkers[k],
+            "n_src": len(case.sources),
+            "gain_db": case.gains_db[k],
+            "relative_level_db": case.relative_level_db(k),
             "own_voice": int(closeness[k].argmax()) == k,
-            **score(estimates[k].numpy(), sources[k], mixture),
+            **score(estimates[k], references[k], mixture),
         }
-        for k, source in enumerate(row.sources)
+        for k, source in enumerate(case.sources)
     ]
-
-
-def summarise(scored: list[list[dict]]) -> dict[str, float | dict]:
-    """Means that leave undefined values out and count them; the two-cue share over mixtures.
-
-    Mixtures whose names share what stands before the last ``-`` form a group; where there are several groups, each
-    has its means under ``groups``.
-    """
-    means = _means(scored)
-    groups: dict[str, list[list[dict]]] = {}
-    for utterances in scored:
-        groups.setdefault(utterances[0]["mixture"].rpartition("-")[0], []).append(utterances)
-    if len(groups) > 1:
-        means["groups"] = {name: _means(members) for name, members in sorted(groups.items())}
-    return means
-
-
-def _means(scored: list[list[dict]]) -> dict[str, float | dict]:
-    utterances = [utterance for mixture in scored for utterance in mixture]
-    means: dict[str, float | dict] = {"mixtures": len(scored), "utterances": len(utterances)}
-    for metric in METRICS:
-        defined = [utterance[metric] for utterance in utterances if not math.isnan(utterance[metric])]
-        means[metric] = float(np.mean(defined)) if defined else math.nan
-        means[f"{metric}_undefined"] = len(utterances) - len(defined)
-    means["two_cue"] = float(np.mean([all(u["own_voice"] for u in mixture) for mixture in scored]))
-    return means

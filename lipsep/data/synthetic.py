@@ -21,6 +21,7 @@ from lipsep.data.visemes import Phone, mouth_curves
 WINDOW = 512  # samples of the filter's spectrum
 HOP = 128  # 8 ms: how often the filter moves
 GLIDE_S = 0.012  # from phone to phone
+PAUSES_S = (0.3, 0.9)  # between words: long, so that gating one voice by its mouth is worth much
 
 # Vowels: frequencies of the first three formants in Hz, male talkers; the talker's size scales them.
 _VOWELS = {
@@ -104,7 +105,7 @@ def draw_talker(rng: np.random.Generator) -> Talker:
 
 
 def babble(duration_s: float, pace: float, rng: np.random.Generator) -> list[Phone]:
-    """Nonsense words of one to four consonant-vowel syllables between pauses of 0.1 to 0.5 s, to the end."""
+    """Nonsense words of one to three consonant-vowel syllables between pauses, to the end."""
     phones = []
     time_s = float(rng.uniform(-0.5, 0.3))
 
@@ -114,10 +115,10 @@ def babble(duration_s: float, pace: float, rng: np.random.Generator) -> list[Pho
         time_s += length_s / pace
 
     while time_s < duration_s:
-        for _ in range(int(rng.integers(1, 5))):
+        for _ in range(int(rng.integers(1, 4))):
             say(str(rng.choice(_CONSONANTS)), rng.uniform(0.06, 0.11))
             say(str(rng.choice(list(_VOWELS))), rng.uniform(0.09, 0.22))
-        say("pau", rng.uniform(0.1, 0.5))
+        say("pau", rng.uniform(*PAUSES_S))
     return phones
 
 
@@ -171,10 +172,10 @@ def _filters(
             formants = _resonances(_NASALS[phone.name], talker.formant_scale, frequency_hz)
             voiced[:, now] += 0.25 * formants[:, None] * envelope
         elif phone.name in _FRICATIVES:
-            noisy[:, now] += 0.25 * _band(_FRICATIVES[phone.name], frequency_hz)[:, None] * envelope
+            noisy[:, now] += 0.15 * _band(_FRICATIVES[phone.name], frequency_hz)[:, None] * envelope
         elif phone.name in _STOPS:  # silence, then a burst
             burst = envelope * (time_s[now] > phone.stop_s - 0.025)
-            noisy[:, now] += 0.5 * _band(_STOPS[phone.name], frequency_hz)[:, None] * burst
+            noisy[:, now] += 0.3 * _band(_STOPS[phone.name], frequency_hz)[:, None] * burst
     return voiced, noisy
 
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast train-toy lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lipsep demo
@@ -13,6 +13,9 @@ test: $(VENV)/.installed
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow"
+
+train-toy: $(VENV)/.installed
+	$(BIN)/lipsep train --restart recipes/toy/dolphin_toy.yaml
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ import lipsep
 from lipsep.batch.inputs import find_tasks
 from lipsep.commands.batch import separate_batch
 from lipsep.commands.evaluate import evaluate
+from lipsep.commands.pretrain import pretrain
 from lipsep.errors import LipsepError, ModelError, OutputError, plain_reason
 from lipsep.terminal import Device, Stopped, Threads, account, complain, needs_extra, open_separator, progress
 
@@ -184,6 +185,7 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(pretrain)
 
 
 @app.command()

@@ -33,6 +33,15 @@ MEAN_GREY, STD_GREY = 0.421, 0.165  # of mouth crops, in shares of full scale
 
 POSE_FRAMES = 13  # centred; smoothing of the head's turn and scale for mesh recipes
 CENTRE_S = 2.0  # the mouth's resting place is its median over this time
+RESTING_MOUTH = np.array(
+    [(0.152, 0.492), (0.300, 0.410), (0.402, 0.386), (0.500, 0.403), (0.598, 0.386), (0.700, 0.410), (0.848, 0.492),
+     (0.690, 0.597), (0.600, 0.627), (0.500, 0.633), (0.400, 0.627), (0.310, 0.597), (0.193, 0.479), (0.425, 0.487),
+     (0.500, 0.491), (0.575, 0.487), (0.807, 0.479), (0.583, 0.497), (0.500, 0.500), (0.417, 0.497)], np.float32
+)  # fmt: skip  # everybody's in mesh recipes, in shares of the picture: GRID talker s1's, made symmetric
+INNER_PAIRS = ((13, 19), (14, 18), (15, 17))  # of the 20 points: those of the inner lips that face each other
+CLOSED = 0.2  # share of the frames that show a mouth at rest
+MOTION = 0.015  # of the picture: standard deviation of a talker's mouth points
+MOTION_GAIN = 2.0  # a lazy or lively mouth is made to move more or less, at most by this factor
 MESH_WIDTH = 64.0  # px of the mean face that make one picture width in mesh recipes; a mouth is 40 to 50 wide
 SHORT_GAP_S = 0.2  # gaps up to this long are filled between their neighbours
 JUMP = 0.5  # a face that moves by more of its width between the eyes, or grows by more, from one frame to the next is
@@ -199,7 +208,7 @@ def normalise_mouth(landmarks: np.ndarray, present: np.ndarray) -> np.ndarray:
 
     Returns:
         (F, 20, 2) float32: outer lips 0..11, inner lips 12..19, in shares of the picture's side (64 px of the mean
-        face), the resting mouth's centre at (0.5, 0.5). Where there is no usable mouth: the resting mouth.
+        face), made anonymous by `impersonal_mouth`. Where there is no usable mouth: the resting mouth.
 
     Raises:
         FaceError: no frame is present.
@@ -214,8 +223,29 @@ def normalise_mouth(landmarks: np.ndarray, present: np.ndarray) -> np.ndarray:
         upright = (filled[shot, MOUTH] - stable.mean(1, keepdims=True)) @ turns.transpose(0, 2, 1)  # (n, 20, 2)
         centre = median_filter(upright.mean(1), (round(CENTRE_S * FPS) + 1, 1), mode="nearest")  # (n, 2)
         mouth[shot] = (upright - centre[:, None]) / MESH_WIDTH + 0.5
-    mouth[~usable] = np.median(mouth[usable], axis=0)
+    mouth[usable] = impersonal_mouth(mouth[usable])
+    mouth[~usable] = RESTING_MOUTH
     return mouth
+
+
+def impersonal_mouth(points: np.ndarray) -> np.ndarray:
+    """What a mouth does, without whose mouth it is: its motion from being closed, at a common strength, on one mouth.
+
+    A network that learned lips from few people then meets strangers' mouths in the form that it knows.
+
+    Args:
+        points: (F, 20, 2) of one person, in shares of the picture's side.
+
+    Returns:
+        (F, 20, 2) float32. The mean of the fifth of the frames in which the mouth is closed most becomes
+        `RESTING_MOUTH`; the motion's standard deviation becomes `MOTION` where a gain within 1/2..2 reaches it, so that
+        noise in the points of a mouth that rests is not made into talking.
+    """
+    above, below = INNER_PAIRS[1]
+    gap = points[:, below, 1] - points[:, above, 1]  # (F,)
+    motion = points - points[gap <= np.quantile(gap, CLOSED)].mean(0)
+    gain = np.clip(MOTION / (np.sqrt(np.mean(np.var(motion, axis=0))) + 1e-9), 1 / MOTION_GAIN, MOTION_GAIN)
+    return (RESTING_MOUTH + gain * motion).astype(np.float32)
 
 
 def similarity(stable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -249,6 +279,9 @@ def draw_mouth(points: np.ndarray, size: int) -> np.ndarray:
         uint8 (F, size, size).
     """
     large = size * _OVERSAMPLING
+    points = points.copy()
+    for above, below in INNER_PAIRS:  # lips do not pass through each other, whatever the landmarks' noise says
+        points[:, below, 1] = np.maximum(points[:, below, 1], points[:, above, 1])
     corners = np.round((points * large - 0.5) * (1 << _SHIFT)).astype(np.int32)  # (F, 20, 2)
     canvas = np.empty((large, large), np.uint8)
     pictures = np.empty((len(points), size, size), np.uint8)

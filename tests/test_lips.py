@@ -15,9 +15,11 @@ from lipsep.lips import (
     LIP_RECIPES,
     MEAN_FACE,
     MESH_WIDTH,
+    RESTING_MOUTH,
     STABLE_POINTS,
     draw_mouth,
     extract_lips,
+    impersonal_mouth,
     lip_recipe,
     normalise_mouth,
     normalise_picture,
@@ -72,8 +74,7 @@ def test_head_movement_does_not_move_the_mouth():
     assert np.abs(found - expected).max() < 0.03  # of the picture; the head moves by more than its width
     gap = (found[:, 18, 1] - found[:, 14, 1]) * MESH_WIDTH
     assert np.corrcoef(gap, opening)[0, 1] > 0.995
-    np.testing.assert_allclose(gap, opening, atol=0.6)
-    np.testing.assert_allclose(np.median(found.mean(1), axis=0), 0.5, atol=0.01)
+    assert gap.min() > 0  # the closed mouth is closed
 
 
 def test_size_and_place_of_the_face_do_not_matter():
@@ -206,3 +207,15 @@ def test_errors_say_what_to_do(tmp_path):
 
 def test_nobody_gives_no_lips():
     assert all(extract_lips([], iter([]), recipe) == [] for recipe in LIP_RECIPES.values())
+
+
+def test_two_people_with_the_same_motion_look_the_same():
+    rng = np.random.default_rng(0)
+    motion = np.cumsum(rng.normal(0, 0.004, (75, 20, 2)), axis=0)
+    thin, broad = RESTING_MOUTH + motion, 1.2 * RESTING_MOUTH + 0.03 + 1.5 * motion
+    np.testing.assert_allclose(impersonal_mouth(thin), impersonal_mouth(broad), atol=1e-5)
+
+
+def test_noise_on_a_resting_mouth_is_not_made_into_talking():
+    noise = np.random.default_rng(0).normal(0, 1e-4, (75, 20, 2))
+    assert np.abs(impersonal_mouth(RESTING_MOUTH + noise) - RESTING_MOUTH).max() < 2.5 * np.abs(noise).max()

@@ -12,6 +12,7 @@ import yaml
 from lipsep.checkpoints import load_model
 from lipsep.data.clips import TalkingClip, TalkingClips, pack
 from lipsep.data.mixing import MixingConfig, Mixtures, collate
+from lipsep.data.mouth_augmentation import MouthAugmentation, MouthConfig, principal_motions
 from lipsep.data.pace import change_pace
 from lipsep.data.sound_to_mouth import fit, predict
 from lipsep.errors import ModelError
@@ -145,6 +146,61 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path, monkeypatch
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, msg=name)
     assert load_model(str(resumed)).keeps_level
+
+
+@pytest.mark.slow
+def test_lips_learn_to_hear_and_then_stay_as_they_are(corpus, tmp_path):
+    """On toy talkers whose mouths follow the loudness, the video branch learns to predict it; training the separator
+    from there with `frozen_video` changes the separator only."""
+    from lipsep.training import pretrain, train
+
+    content = recipe_for(corpus, tmp_path, epochs=1)
+    content["model"]["overrides"] = {
+        "video_encoder": "reconstruction", "visual_dropout": 0.0,
+        "video_layers": ["compress_space", "residual", "compress_space", "compress_space"],
+    }  # fmt: skip
+    lips = {
+        "batch": 4,
+        "steps_per_epoch": 40,
+        "epochs": 2,
+        "validation_examples": 8,
+        "workers": 0,
+        "learning_rate": 0.02,
+        "output": "lips",
+    }
+    plain = {"segment_s": 1.0, "mouths": None}
+    recipe = write_recipe(content | {"lip_reading": lips, "data": content["data"] | {"mixing": plain}}, tmp_path)
+    watched = load_model(str(pretrain(recipe)))
+    assert watched.metadata["teacher"] == "log_mel"
+    assert watched.metadata["validation"]["val_explained"] > 0.1
+    content["model"]["initial_weights"] = "./lips/model"
+    content["training"]["frozen_video"] = True
+    trained = load_model(str(train(write_recipe(content, tmp_path)))).state_dict()
+    before = watched.state_dict()
+    frozen = [name for name in before if name.startswith(("video_", "visual_"))]
+    assert all(torch.equal(before[name], trained[name]) for name in frozen)
+    assert not torch.equal(before["audio_projection.linear.weight"], trained["audio_projection.linear.weight"])
+
+
+def test_a_recipe_without_lip_reading_cannot_pretrain(corpus, tmp_path):
+    from lipsep.training import pretrain
+
+    with pytest.raises(ModelError, match="no part 'lip_reading'"):
+        pretrain(write_recipe(recipe_for(corpus, tmp_path, epochs=1), tmp_path))
+
+
+def test_an_augmented_mouth_still_says_the_same(corpus):
+    """Size, place, shape and strength vary, yet the opening of the pictures follows the opening of the mouth."""
+    mouth = corpus[0].mouth[:50]
+    augment = MouthAugmentation(MouthConfig(), principal_motions(corpus.mouths), 32)
+    opening = mouth[:, 18, 1] - mouth[:, 14, 1]
+    found = []
+    for seed in range(20):
+        pictures = augment(mouth, np.random.default_rng(seed))  # (50, 32, 32)
+        dark = (pictures < -2).mean((1, 2))
+        found.append(np.corrcoef(dark, opening)[0, 1])
+    assert np.median(found) > 0.8
+    assert not np.array_equal(augment(mouth, np.random.default_rng(0)), augment(mouth, np.random.default_rng(1)))
 
 
 def test_recipes_extend_and_refuse_what_they_do_not_know(corpus, tmp_path):

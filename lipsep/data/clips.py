@@ -38,6 +38,11 @@ class TalkingClip:
     def n_frames(self) -> int:
         return len(self.mouth)
 
+    def part(self, first: int, stop: int) -> TalkingClip:
+        """Frames first..stop-1, with their sound."""
+        voice = self.voice[first * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
+        return TalkingClip(self.name, self.talker, voice, self.mouth[first:stop])
+
 
 class TalkingClips:
     """A sequence of `TalkingClip` in two flat arrays; what a corpus becomes once prepared."""

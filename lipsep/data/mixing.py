@@ -7,7 +7,7 @@ different answers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
-from lipsep.data.clips import MOUTH_POINTS, TalkingClip, TalkingClips
+from lipsep.data.clips import TalkingClip, TalkingClips
+from lipsep.data.mouth_augmentation import MouthAugmentation, MouthConfig, principal_motions
 from lipsep.data.pace import change_pace
 from lipsep.lips import draw_mouth, normalise_picture
 
@@ -32,12 +33,8 @@ class MixingConfig:
     pace: tuple[float, float] = (0.8, 1.25)
     noise: float = 0.25  # share of mixtures with noise
     noise_snr_db: tuple[float, float] = (5.0, 20.0)
-    mouth_scale: float = 0.15  # relative spread of the mouth's size, per axis
-    mouth_motion: tuple[float, float] = (0.7, 1.4)  # how strongly the mouth moves against the talker's own
-    mouth_turn_deg: float = 8.0
-    mouth_shift: float = 0.05  # of the picture
-    mouth_shape: float = 0.02  # of the picture: another talker's resting mouth
-    mouth_jitter: float = 0.004  # of the picture: landmark noise per frame
+    own_voice: float = 0.25  # among mixtures of two unfilmed voices: both are stretches of one recording
+    mouths: MouthConfig | None = field(default_factory=MouthConfig)  # None: mouths as they are
     dropped: float = 0.1  # share of examples in which a stretch of up to 0.4 s shows no mouth
 
 
@@ -70,6 +67,9 @@ class Mixtures(Dataset):
         self.config, self.picture_size = config, picture_size
         self.n_items, self.seed, self.epoch = n_items, seed, epoch
         self.n_frames = round(config.segment_s * SAMPLE_RATE / SAMPLES_PER_FRAME)
+        self.augment = None
+        if config.mouths is not None:
+            self.augment = MouthAugmentation(config.mouths, principal_motions(filmed.mouths), picture_size)
 
     def __len__(self) -> int:
         return self.n_items
@@ -109,29 +109,19 @@ class Mixtures(Dataset):
         second = self.unfilmed[int(rng.integers(len(self.unfilmed)))]
         if kind < self.config.filmed_pairs + self.config.crossed_pairs:
             first = self.filmed[int(rng.integers(len(self.filmed)))]
+        elif second.n_frames >= 4 * self.n_frames and rng.random() < self.config.own_voice:
+            first, second = second.part(0, second.n_frames // 2), second.part(second.n_frames // 2, second.n_frames)
+            paces[1] = paces[0]
         else:
             first = self.unfilmed[int(rng.integers(len(self.unfilmed)))]
-            if first.name == second.name:  # another stretch of one utterance: a voice against itself
-                paces[1] = paces[0]
         return (first, paces[0]), (second, paces[1])
 
     def _film(self, mouth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Mouth points (F, 20, 2) -> augmented, normalised pictures (F, S, S)."""
-        c = self.config
-        rest = mouth.mean(0)
-        shape = rng.normal(0, c.mouth_shape, 2) + rng.normal(0, c.mouth_shape / 2, (MOUTH_POINTS, 2))
-        motion = (mouth - rest) * rng.uniform(*c.mouth_motion)
-        turn = np.deg2rad(rng.uniform(-c.mouth_turn_deg, c.mouth_turn_deg))
-        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        scale = rng.uniform(1 - c.mouth_scale, 1 + c.mouth_scale, 2)
-        if rng.random() < 0.5:
-            scale[0] = -scale[0]  # mirrored
-        centre = rest.mean(0)
-        points = (rest + shape + motion - centre) * scale @ rotation.T + centre
-        points = points + rng.uniform(-c.mouth_shift, c.mouth_shift, 2)
-        points = points + rng.normal(0, c.mouth_jitter, mouth.shape)
-        pictures = normalise_picture(draw_mouth(points.astype(np.float32), self.picture_size))
-        if rng.random() < c.dropped:
+        """Mouth points (F, 20, 2) -> normalised pictures (F, S, S), augmented; some with a stretch without a mouth."""
+        if self.augment is None:
+            return normalise_picture(draw_mouth(mouth, self.picture_size))
+        pictures = self.augment(mouth, rng)
+        if rng.random() < self.config.dropped:
             start = int(rng.integers(self.n_frames))
             pictures[start : start + int(rng.integers(1, 11))] = 0
         return pictures

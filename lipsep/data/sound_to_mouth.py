@@ -9,7 +9,7 @@ separator meets mouths that are as unpredictable as real ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.clips import MOUTH_POINTS, TalkingClip, TalkingClips
 from lipsep.data.pace import change_pace
+from lipsep.lips import impersonal_mouth
 
 N_MELS = 40
 HOP = SAMPLES_PER_FRAME // 4  # 10 ms: four spectra per video frame
 WINDOW = 400  # 25 ms
+N_NETWORKS = 3  # differently initialised and fed: no two talkers move their lips alike for the same sound
+RESIDUAL = (0.3, 1.0)  # some mouths follow the sound more closely than others
 
 
 def mel_filters(n_mels: int = N_MELS, n_fft: int = 512, low_hz: float = 60.0, high_hz: float = 7_600.0) -> Tensor:
@@ -39,19 +42,35 @@ def mel_filters(n_mels: int = N_MELS, n_fft: int = 512, low_hz: float = 60.0, hi
     return torch.minimum(rising, falling).clamp(min=0).float()
 
 
+class LogMel(nn.Module):
+    """Log-mel spectrum, 100 per second, zero-mean over time, so that microphone and timbre matter less.
+
+    Shape: voice (B, T) -> (B, 40, T // 640 * 4).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filters", mel_filters(), persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+
+    def forward(self, voice: Tensor) -> Tensor:
+        n_samples = voice.shape[-1] // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME
+        spectrum = torch.stft(voice[:, :n_samples], 512, HOP, WINDOW, self.window, return_complex=True)[..., :-1]
+        log_mel = torch.log(self.filters @ spectrum.abs().square() + 1e-6)  # (B, mel, 4 F)
+        return (log_mel - log_mel.mean(-1, keepdim=True)) / 4
+
+
 class SoundToMouth(nn.Module):
     """Log-mel spectrum -> mouth points relative to the talker's resting mouth.
 
-    Four strided or dilated convolutions see +-0.3 s of sound around each video frame. Each clip's spectrum is made
-    zero-mean over time, so that the microphone and the talker's timbre matter less.
+    Four strided or dilated convolutions see +-0.3 s of sound around each video frame.
 
     Shape: voice (B, T) -> (B, T // 640, 20, 2).
     """
 
     def __init__(self, channels: int = 128):
         super().__init__()
-        self.register_buffer("filters", mel_filters(), persistent=False)
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.log_mel = LogMel()
         self.network = nn.Sequential(
             nn.Conv1d(N_MELS, channels, 5, padding=2),
             nn.GELU(),
@@ -67,13 +86,7 @@ class SoundToMouth(nn.Module):
         )
 
     def forward(self, voice: Tensor) -> Tensor:
-        n_frames = voice.shape[-1] // SAMPLES_PER_FRAME
-        spectrum = torch.stft(
-            voice[:, : n_frames * SAMPLES_PER_FRAME], 512, HOP, WINDOW, self.window, return_complex=True
-        )[..., :-1]  # (B, 257, 4 F)
-        log_mel = torch.log(self.filters @ spectrum.abs().square() + 1e-6)  # (B, mel, 4 F)
-        log_mel = (log_mel - log_mel.mean(-1, keepdim=True)) / 4
-        points = self.network(log_mel)  # (B, 40, F)
+        points = self.network(self.log_mel(voice))  # (B, 40, F)
         return points.transpose(1, 2).unflatten(-1, (MOUTH_POINTS, 2))  # (B, F, 20, 2)
 
 
@@ -124,11 +137,12 @@ def predict(network: SoundToMouth, voice: np.ndarray) -> np.ndarray:
     return network(torch.from_numpy(np.ascontiguousarray(voice, np.float32))[None])[0].numpy()
 
 
-def film(network: SoundToMouth, voices: Iterator[tuple[str, str, np.ndarray]], filmed: TalkingClips, seed: int = 0):
-    """Yield a `TalkingClip` for each ``(name, talker, voice)``: predicted motion on a random real resting mouth,
-    plus the residual that the prediction leaves on random real clips."""
+def film(networks: Sequence[SoundToMouth], voices: Iterator[tuple[str, str, np.ndarray]], filmed: TalkingClips, seed=0):
+    """Yield a `TalkingClip` for each ``(name, talker, voice)``: the motion that one of the networks predicts, plus
+    `RESIDUAL` times what that prediction leaves on random real clips."""
     rng = np.random.default_rng(seed)
     for name, talker, voice in voices:
+        network = networks[int(rng.integers(len(networks)))]
         motion = predict(network, voice)  # (F, 20, 2)
         residual = np.empty_like(motion)
         start = 0
@@ -137,8 +151,7 @@ def film(network: SoundToMouth, voices: Iterator[tuple[str, str, np.ndarray]], f
             left = (clip.mouth - resting(clip.mouth) - predict(network, clip.voice))[: len(motion) - start]
             residual[start : start + len(left)] = left
             start += len(left)
-        rest = resting(filmed[int(rng.integers(len(filmed)))].mouth)
-        yield TalkingClip(name, talker, voice, (rest + motion + residual).astype(np.float32))
+        yield TalkingClip(name, talker, voice, impersonal_mouth(motion + rng.uniform(*RESIDUAL) * residual))
 
 
 def _random_segment(clip: TalkingClip, n_frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -17,3 +17,14 @@ def train(recipe_path: str | Path, *, resume: bool = True) -> Path:
     from lipsep.training.run import run_recipe
 
     return run_recipe(Path(recipe_path), resume=resume)
+
+
+def pretrain(recipe_path: str | Path, *, resume: bool = True) -> Path:
+    """Teach the model's lips by the recipe's part `lip_reading`; return the folder to name in `initial_weights`.
+
+    Raises:
+        ModelError, MediaError: as `train`.
+    """
+    from lipsep.training.lip_reading import pretrain_lips
+
+    return pretrain_lips(Path(recipe_path), resume=resume)

@@ -23,7 +23,7 @@ class ModelPart(_Strict):
 
     name: str
     overrides: dict[str, Any] = Field(default_factory=dict)
-    initial_weights: str | None = None  # a model folder to start from; its sizes must fit
+    initial_weights: str | None = None  # name, or folder that begins with '.', of a model of the same sizes
 
 
 class SyntheticPart(_Strict):
@@ -63,6 +63,7 @@ class TrainingPart(_Strict):
 
     loss: Literal["si_snr", "snr"]
     learning_rate: float = 1e-3
+    frozen_video: bool = False  # the video branch stays as its initial weights are
     warmup_steps: int = 200
     batch_mixtures: int  # each asked with both mouths, so the batch is twice as large
     steps_per_epoch: int
@@ -75,11 +76,27 @@ class TrainingPart(_Strict):
     required_si_snri_db: float | None = None  # a run that ends below this on its validation mixtures has failed
 
 
+class LipReadingPart(_Strict):
+    """How the video branch learns before the separator does (`lipsep pretrain`)."""
+
+    learning_rate: float = 3e-3
+    batch: int
+    steps_per_epoch: int
+    epochs: int
+    clip_norm: float = 5.0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    validation_examples: int = 100
+    workers: int = 1
+    seed: int = 0
+    output: Path
+
+
 class Recipe(_Strict):
     """A complete training run."""
 
     model: ModelPart
     data: DataPart
+    lip_reading: LipReadingPart | None = None
     training: TrainingPart
     output: Path  # run folder: checkpoints, logs, exported model; {model} stands for the model's name
     licence: str  # of the weights, for the model card
@@ -117,7 +134,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     data = content.get("data", {})
-    for part, keys in ((data, ("filmed", "unfilmed", "noises", "prepared")), (content, ("output",))):
+    lip_reading = content.get("lip_reading") or {}
+    parts = ((data, ("filmed", "unfilmed", "noises", "prepared")), (content, ("output",)), (lip_reading, ("output",)))
+    model = content.get("model", {})
+    if str(model.get("initial_weights", "")).startswith("."):
+        model["initial_weights"] = str((folder / model["initial_weights"]).resolve())
+    for part, keys in parts:
         for key in keys:
             if isinstance(part.get(key), str):
                 part[key] = (folder / part[key]).resolve()

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import lightning
+import numpy as np
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
 from lipsep.checkpoints import load_model, save_model
 from lipsep.data.clips import TalkingClips
-from lipsep.data.mixing import MixingConfig, Mixtures
+from lipsep.data.mixing import MixingConfig, Mixtures, collate
+from lipsep.data.mouth_augmentation import MouthConfig
 from lipsep.data.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
 from lipsep.data.synthetic import synthetic_corpus, with_foreign_mouths
 from lipsep.errors import ModelError
 from lipsep.lips import lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
 from lipsep.models import create_model
-from lipsep.training.recipe import DataPart, Recipe, SyntheticPart, load_recipe
-from lipsep.training.separation import MixtureFeed, SeparationTraining
+from lipsep.training.recipe import DataPart, LipReadingPart, Recipe, SyntheticPart, TrainingPart, load_recipe
+from lipsep.training.separation import Feed, SeparationTraining
 
 
 def run_recipe(path: Path, resume: bool) -> Path:
@@ -33,20 +36,7 @@ def run_recipe(path: Path, resume: bool) -> Path:
         model.load_state_dict(load_model(recipe.model.initial_weights).state_dict())
     feed = prepare_feed(recipe, lip_recipe(model.lip_recipe).size)
     module = SeparationTraining(model, settings)
-    checkpoints = ModelCheckpoint(recipe.output / "checkpoints", filename="last", enable_version_counter=False)
-    trainer = lightning.Trainer(
-        accelerator="auto",
-        devices=1,
-        precision=settings.precision,
-        max_epochs=settings.epochs,
-        gradient_clip_val=settings.clip_norm,
-        reload_dataloaders_every_n_epochs=1,  # the mixtures of an epoch depend on its number
-        num_sanity_val_steps=0,
-        logger=CSVLogger(recipe.output, name="log"),  # a resumed run logs beside the first part, not over it
-        callbacks=[checkpoints, LearningRateMonitor()],
-        log_every_n_steps=20,
-        enable_model_summary=False,
-    )
+    trainer = make_trainer(recipe.output, settings)
     last = recipe.output / "checkpoints" / "last.ckpt"
     trainer.fit(module, feed, ckpt_path=str(last) if resume and last.is_file() else None, weights_only=True)
     scores = {
@@ -70,9 +60,43 @@ def run_recipe(path: Path, resume: bool) -> Path:
     return folder
 
 
-def prepare_feed(recipe: Recipe, picture_size: int) -> MixtureFeed:
+def make_trainer(output: Path, settings: TrainingPart | LipReadingPart) -> lightning.Trainer:
+    """The loop, with the last checkpoint and the log in `output`."""
+    checkpoints = ModelCheckpoint(output / "checkpoints", filename="last", enable_version_counter=False)
+    return lightning.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=settings.precision,
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.clip_norm,
+        reload_dataloaders_every_n_epochs=1,  # the mixtures of an epoch depend on its number
+        num_sanity_val_steps=0,
+        logger=CSVLogger(output, name="log"),  # a resumed run logs beside the first part, not over it
+        callbacks=[checkpoints, LearningRateMonitor()],
+        log_every_n_steps=20,
+        enable_model_summary=False,
+    )
+
+
+def prepare_feed(recipe: Recipe, picture_size: int) -> Feed:
     """The recipe's corpora as training and validation mixtures; prepares on disk what is not there yet."""
-    data, settings = recipe.data, recipe.training
+    settings = recipe.training
+    training, validation, unfilmed, noises = prepare_clips(recipe.data)
+    mixing = mixing_config(recipe.data)
+    n_items = settings.steps_per_epoch * settings.batch_mixtures
+    return Feed(
+        Mixtures(training, unfilmed, noises, mixing, picture_size, n_items, settings.seed),
+        Mixtures(
+            validation, None, None, plain(mixing), picture_size, settings.validation_mixtures, seed=settings.seed + 1
+        ),
+        settings.batch_mixtures,
+        settings.workers,
+        collate,
+    )
+
+
+def prepare_clips(data: DataPart) -> tuple[TalkingClips, TalkingClips, TalkingClips | None, np.ndarray | None]:
+    """Clips to train on and to validate on, unfilmed voices with made mouths, noises."""
     with Console(stderr=True).status("preparing corpora") as status:
 
         def hook(step: str, completed: int, total: int | None) -> None:
@@ -81,20 +105,33 @@ def prepare_feed(recipe: Recipe, picture_size: int) -> MixtureFeed:
         training, validation = synthetic_split(data.synthetic) if data.synthetic else filmed_split(data, hook)
         unfilmed = unfilmed_corpus(data.unfilmed, training, data.prepared, hook) if data.unfilmed else None
         noises = noise_corpus(data.noises, hook) if data.noises else None
-    known = {field.name for field in dataclasses.fields(MixingConfig)}
-    if unknown := set(data.mixing) - known:
-        raise ModelError(f"recipe: data.mixing has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
-    mixing = MixingConfig(**data.mixing)
-    plain = MixingConfig(
-        segment_s=mixing.segment_s, filmed_pairs=1.0, crossed_pairs=0.0, pace=(1.0, 1.0), noise=0.0, mouth_scale=0.0,
-        mouth_motion=(1.0, 1.0), mouth_turn_deg=0.0, mouth_shift=0.0, mouth_shape=0.0, mouth_jitter=0.0, dropped=0.0,
-    )  # fmt: skip
-    n_items = settings.steps_per_epoch * settings.batch_mixtures
-    return MixtureFeed(
-        Mixtures(training, unfilmed, noises, mixing, picture_size, n_items, settings.seed),
-        Mixtures(validation, None, None, plain, picture_size, settings.validation_mixtures, seed=settings.seed + 1),
-        settings,
+    return training, validation, unfilmed, noises
+
+
+def mixing_config(data: DataPart) -> MixingConfig:
+    """The recipe's changes to how examples are drawn.
+
+    Raises:
+        ModelError: it changes what there is not.
+    """
+    values = dict(data.mixing)
+    if values.get("mouths") is not None:
+        values["mouths"] = _checked(MouthConfig, values["mouths"], "data.mixing.mouths")
+    return _checked(MixingConfig, values, "data.mixing")
+
+
+def plain(mixing: MixingConfig) -> MixingConfig:
+    """Two filmed clips as they are, for validation."""
+    return MixingConfig(
+        segment_s=mixing.segment_s, filmed_pairs=1.0, crossed_pairs=0.0, pace=(1.0, 1.0), noise=0.0, mouths=None
     )
+
+
+def _checked(config_class: type, values: dict[str, Any], where: str) -> Any:
+    known = {field.name for field in dataclasses.fields(config_class)}
+    if unknown := set(values) - known:
+        raise ModelError(f"recipe: {where} has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+    return config_class(**values)
 
 
 def filmed_split(data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from lipsep.data.mixing import Mixtures, collate
 from lipsep.losses import LOSSES, si_snr
 from lipsep.models.base import SeparationModel
 from lipsep.training.recipe import TrainingPart
@@ -23,10 +23,16 @@ class SeparationTraining(lightning.LightningModule):
         super().__init__()
         self.model, self.settings = model, settings
         self.loss = LOSSES[settings.loss]
+        if settings.frozen_video:
+            for part in model.video_parts():
+                part.requires_grad_(False)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Dropout and code sampling depend on the step alone, so that a resumed run equals an uninterrupted one."""
         torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step)
+        if self.settings.frozen_video:
+            for part in self.model.video_parts():
+                part.eval()
 
     def separate(self, mixture: Tensor, lips: Tensor) -> Tensor:
         """Estimates (2B, 1, T) of mixtures (2B, T) that are asked twice in a row, with both mouths (2B, F, S, S);
@@ -69,24 +75,17 @@ class SeparationTraining(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class MixtureFeed(lightning.LightningDataModule):
-    """Fresh mixtures for every epoch, the same ones for every validation."""
+class Feed(lightning.LightningDataModule):
+    """Fresh examples for every epoch, the same ones for every validation. Both data sets have an `epoch` to set."""
 
-    def __init__(self, training: Mixtures, validation: Mixtures, settings: TrainingPart):
+    def __init__(self, training: Dataset, validation: Dataset, batch: int, workers: int, collate: Callable):
         super().__init__()
-        self.training, self.validation, self.settings = training, validation, settings
+        self.training, self.validation = training, validation
+        self.options = {"batch_size": batch, "num_workers": workers, "collate_fn": collate}
 
     def train_dataloader(self) -> DataLoader:
-        self.training.epoch = self.trainer.current_epoch  # Lightning asks anew at every epoch, see `run_recipe`
-        return self._loader(self.training)
+        self.training.epoch = self.trainer.current_epoch  # Lightning asks anew at every epoch, see `make_trainer`
+        return DataLoader(self.training, **self.options)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader(self.validation)
-
-    def _loader(self, mixtures: Mixtures) -> DataLoader:
-        return DataLoader(
-            mixtures,
-            batch_size=self.settings.batch_mixtures,
-            collate_fn=collate,
-            num_workers=self.settings.workers,
-        )
+        return DataLoader(self.validation, **self.options)

@@ -1,0 +1,22 @@
+"""`lipsep pretrain`: teach a model's lips to hear before it separates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsep.terminal import needs_extra
+
+
+def pretrain(
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a part 'lip_reading'.")],
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
+) -> None:
+    """Teach a model's lips by a recipe, or go on with an unfinished run of it; 'lipsep train' then begins from there."""
+    with needs_extra("training"):
+        from lipsep.training import pretrain as run_pretraining
+
+        folder = run_pretraining(recipe, resume=not restart)
+    typer.echo(f"pretrained: '{folder}', for a recipe's model.initial_weights")

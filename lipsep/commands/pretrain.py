@@ -14,7 +14,7 @@ def pretrain(
     recipe: Annotated[Path, typer.Argument(help="A recipe with a part 'lip_reading'.")],
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
 ) -> None:
-    """Teach a model's lips by a recipe, or go on with an unfinished run of it; 'lipsep train' then begins from there."""
+    """Teach a model's lips by a recipe, or go on with an unfinished run; 'lipsep train' then begins from there."""
     with needs_extra("training"):
         from lipsep.training import pretrain as run_pretraining
 

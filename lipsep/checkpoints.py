@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from lipsep.constants import FPS
+from lipsep.downloads import check_download
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import SeparationModel, create_model, list_models
 from lipsep.models.dolphin_published import is_published
@@ -247,7 +248,9 @@ def _from_hub(name: str) -> Path:
 
     files = [_CONFIG, _WEIGHTS]
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=True))
+        cached = Path(huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=True))
+        if (cached / _WEIGHTS).is_file() or huggingface_hub.constants.HF_HUB_OFFLINE:  # else it was interrupted
+            return check_download(cached)
     except LocalEntryNotFoundError:
         if huggingface_hub.constants.HF_HUB_OFFLINE:
             raise WeightsError(
@@ -258,12 +261,13 @@ def _from_hub(name: str) -> Path:
     notice = _NOTICE.format(size=f"{PUBLISHED.size / 1e6:.0f} MB") if name == PUBLISHED.name else generic
     print(notice, file=sys.stderr)
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
+        fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
     except Exception as error:  # the hub and its network layers raise many kinds
         raise WeightsError(
             f"cannot download '{name}' ({type(error).__name__}): check the name and the network, or pass a folder that "
             "holds its config.json and model.safetensors"
         ) from error
+    return check_download(fetched)
 
 
 def _unknown(name: str) -> str:

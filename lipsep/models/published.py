@@ -69,6 +69,11 @@ def list_published() -> list[str]:
     return sorted(_PUBLISHED)
 
 
+def within(prefix: str, their_key: Callable[[str], str]) -> Callable[[str], str | None]:
+    """`their_key` of a submodule, for keys of the model: None for those that do not begin with `prefix`."""
+    return lambda name: their_key(name.removeprefix(prefix)) if name.startswith(prefix) else None
+
+
 def published_model(name: str, states: Sequence[Mapping[str, Tensor]]) -> SeparationModel:
     """The model `name` with the authors' weights.
 

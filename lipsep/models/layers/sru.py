@@ -118,6 +118,8 @@ def _scan(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
 
 def _carries(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
     carries, forget, carry = torch.empty_like(z), torch.empty_like(start), start
+    if z.is_meta:  # shapes alone are asked for
+        return carries
     for z_t, a_t, out in zip(z.unbind(0), a.unbind(0), carries.unbind(0), strict=True):
         torch.addcmul(a_t, carry, v, out=forget).sigmoid_()
         carry = torch.lerp(z_t, carry, forget, out=out)

@@ -26,7 +26,11 @@ class AudioDecoder(nn.Module):
         self.conv = nn.ConvTranspose1d(channels, 1, kernel, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        pieces = F.linear(x, self.conv.weight.flatten(1).t())  # (B, T, kernel)
-        n_samples = (x.shape[1] - 1) * stride + kernel
-        return F.fold(pieces.transpose(1, 2), (1, n_samples), (1, kernel), stride=(1, stride)).flatten(1)
+        return overlap_add(F.linear(x, self.conv.weight.flatten(1).t()), self.conv.stride[0])
+
+
+def overlap_add(pieces: Tensor, stride: int) -> Tensor:
+    """Sum of pieces that begin `stride` samples after each other: (B, T, n) -> (B, (T - 1) * stride + n)."""
+    n_pieces, kernel = pieces.shape[1:]
+    n_samples = (n_pieces - 1) * stride + kernel
+    return F.fold(pieces.transpose(1, 2), (1, n_samples), (1, kernel), stride=(1, stride)).flatten(1)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-fast train-toy lint bench clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.ready
 	$(BIN)/lipsep demo
 
 test: $(VENV)/.installed
@@ -24,10 +24,16 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/dolphin_speed.py
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# what separating needs: wheels only, no compiler
+$(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "lipsep needs Python 3.10 or newer, found " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# what training, scoring and testing need besides; pesq is compiled
+$(VENV)/.installed: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	touch $@
 

@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -102,6 +102,7 @@ class Separator:
         overwrite: bool = False,
         save_artifacts: bool = False,
         hook: Hook | None = None,
+        on_faces: Callable[[list[FaceTrack]], None] | None = None,
     ) -> SeparationResult:
         """Separate one video.
 
@@ -119,6 +120,7 @@ class Separator:
             overwrite: replace finished work in `out_dir`. Without it the same job is skipped, another is refused.
             save_artifacts: also write landmarks (.npz) and the lip pictures that the model saw (.mp4).
             hook: called as `hook(step, completed, total)`, steps "read", "faces", "lips", "separate", "write".
+            on_faces: called with everyone who was found, before their voices are separated.
 
         Raises:
             MediaError: no sound, no pictures, or a file that cannot be read.
@@ -140,7 +142,7 @@ class Separator:
             "window_s": self.window_s,
             "overlap_s": self.overlap_s,
         }
-        run = _Run(clip, settings, hook)
+        run = _Run(clip, settings, hook, on_faces)
         if out_dir is None:
             with tempfile.TemporaryDirectory(prefix="lipsep-") as work, writing_to(Path(work)), ExitStack() as stack:
                 found = self._separate(run, Path(work), stack)
@@ -202,6 +204,8 @@ class Separator:
             for track in tracks:
                 if track.mouth_motion < STILL_MOUTH:
                     run.warn(f"the lips of person {track.person} hardly move: silent, or a picture on the wall")
+            if run.on_faces:
+                run.on_faces(tracks)
         with run.step("lips"):
             recipe = lip_recipe(self.model.lip_recipe)
             frames = run.counted("lips", clip.frames(grey=True), clip.n_frames) if recipe.source == "pixels" else ()
@@ -306,8 +310,14 @@ def _fingerprint(model: SeparationModel) -> str:
 class _Run:
     """One call: its input and settings, the progress it reports, the time each step took, what it warned of."""
 
-    def __init__(self, clip: Clip, settings: dict[str, Any], hook: Hook | None) -> None:
-        self.clip, self.settings, self._hook = clip, settings, hook
+    def __init__(
+        self,
+        clip: Clip,
+        settings: dict[str, Any],
+        hook: Hook | None,
+        on_faces: Callable[[list[FaceTrack]], None] | None,
+    ) -> None:
+        self.clip, self.settings, self._hook, self.on_faces = clip, settings, hook, on_faces
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
         self.n_looked_at = 0  # frames

@@ -19,6 +19,7 @@ import lipsep.errors
 from lipsep.errors import LipsepError
 
 Progress = Callable[[str, int, "int | None"], None]
+OnFaces = Callable[[list[dict[str, Any]]], None]
 
 GRACE_S = 5.0  # between asking a process to stop and ending it
 LOOK_EVERY_S = 0.1  # at the clock and at `stop`, while nothing is heard from the process
@@ -66,7 +67,7 @@ class WorkerProcess:
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(self._process.stdout, self._events), daemon=True).start()
         self._send(self._settings)
-        answer = self._answer(stop, None, None)
+        answer = self._answer(stop)
         if answer["event"] == "failed":
             self.close()
             raise getattr(lipsep.errors, answer["kind"], LipsepError)(answer["message"])
@@ -78,6 +79,7 @@ class WorkerProcess:
         options: Mapping[str, Any],
         *,
         progress: Progress | None = None,
+        on_faces: OnFaces | None = None,
         stop: threading.Event | None = None,
         time_limit_s: float | None = None,
     ) -> Outcome:
@@ -85,6 +87,7 @@ class WorkerProcess:
 
         Args:
             options: keyword arguments of `Separator.__call__`.
+            on_faces: called with a dict of "person", "png" (base64) and "presence" for everyone who was found.
             stop: when set, the work is stopped and tidied up.
             time_limit_s: for the separation, without the start of the process.
         """
@@ -96,7 +99,7 @@ class WorkerProcess:
             return Outcome("stopped", 0.0)
         start_s = time.monotonic()
         self._send({"source": str(source), "out": str(out), "options": dict(options)})
-        answer = self._answer(stop, start_s + time_limit_s if time_limit_s else None, progress)
+        answer = self._answer(stop, start_s + time_limit_s if time_limit_s else None, progress, on_faces)
         seconds = round(time.monotonic() - start_s, 2)
         if answer["event"] == "done":
             return Outcome("already done" if answer["skipped"] else "done", seconds, answer["report"])
@@ -132,9 +135,13 @@ class WorkerProcess:
             pass  # it has died: `_answer` finds out how
 
     def _answer(
-        self, stop: threading.Event | None, deadline_s: float | None, progress: Progress | None
+        self,
+        stop: threading.Event | None,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+        on_faces: OnFaces | None = None,
     ) -> dict[str, Any]:
-        """The next event that is no progress; the process is closed unless it goes on well."""
+        """The event that ends a start or a file; the process is closed when it is stopped or has died."""
         while True:
             if stop is not None and stop.is_set():
                 self.close()
@@ -150,10 +157,14 @@ class WorkerProcess:
                 process, self._process = self._process, None
                 process.stdin.close()
                 return {"event": "failed", "kind": "crash", "message": _cause_of_death(process.wait())}
-            if event["event"] != "progress":
+            if event["event"] == "progress":
+                if progress is not None:
+                    progress(event["step"], event["completed"], event["total"])
+            elif event["event"] == "faces":
+                if on_faces is not None:
+                    on_faces(event["people"])
+            else:
                 return event
-            if progress is not None:
-                progress(event["step"], event["completed"], event["total"])
 
 
 def _listen(pipe, events: queue.SimpleQueue) -> None:

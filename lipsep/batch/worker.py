@@ -4,6 +4,7 @@
     out  {"event": "ready"}                                                      or "failed"
     in   {"source": "a.mp4", "out": "results/a", "options": {"video": "none"}}
     out  {"event": "progress", "step": "faces", "completed": 50, "total": 75}    at most a few a second
+    out  {"event": "faces", "people": [{"person": 1, "png": "<base64>", "presence": [[0.0, 2.4]]}]}
     out  {"event": "done", "skipped": false, "report": {...}}                    or "failed", with "kind" and "message"
 
 What a damaged file does to the libraries that read it (a crash, memory without end) ends this process and no other. It
@@ -18,6 +19,7 @@ if __name__ == "__main__":  # before anything slow: Ctrl-C in a terminal reaches
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 import _thread
+import base64
 import json
 import os
 import queue
@@ -25,10 +27,13 @@ import sys
 import threading
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lipsep.errors import LipsepError, plain_reason
 from lipsep.terminal import Stopped, open_separator
+
+if TYPE_CHECKING:
+    from lipsep.faces import FaceTrack
 
 PROGRESS_EVERY_S = 0.2
 GRACE_S = 30.0  # to tidy up in, after the input has ended
@@ -58,7 +63,13 @@ def main() -> None:
         tell("ready")
         while (order := orders.get()) is not None:
             try:
-                result = separator(order["source"], order["out"], **order["options"], hook=_teller(tell))
+                result = separator(
+                    order["source"],
+                    order["out"],
+                    **order["options"],
+                    hook=_teller(tell),
+                    on_faces=lambda tracks: tell("faces", people=[_portrait(track) for track in tracks]),
+                )
             except Exception as error:
                 Stopped.check()  # libraries may have made another error of it
                 tell("failed", **_failure(error))
@@ -89,6 +100,19 @@ def _teller(tell):
             tell("progress", step=step, completed=completed, total=total)
 
     return hook
+
+
+def _portrait(track: FaceTrack) -> dict[str, Any]:
+    import cv2  # loaded by now
+
+    from lipsep.report import presence_runs
+
+    png = cv2.imencode(".png", track.thumbnail[..., ::-1])[1].tobytes()
+    return {
+        "person": track.person,
+        "png": base64.b64encode(png).decode("ascii"),
+        "presence": presence_runs(track.present),
+    }
 
 
 def _failure(error: Exception) -> dict[str, str]:

@@ -12,7 +12,10 @@ import typer
 import lipsep
 from lipsep.batch.inputs import find_tasks
 from lipsep.commands.batch import separate_batch
+from lipsep.commands.compare import compare
 from lipsep.commands.evaluate import evaluate
+from lipsep.commands.plot import plot
+from lipsep.commands.profile import profile
 from lipsep.commands.pretrain import pretrain
 from lipsep.errors import LipsepError, ModelError, OutputError, plain_reason
 from lipsep.terminal import Device, Stopped, Threads, account, complain, needs_extra, open_separator, progress
@@ -185,6 +188,9 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(compare)
+app.command()(profile)
+app.add_typer(plot, name="plot")
 app.command()(pretrain)
 
 

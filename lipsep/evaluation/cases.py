@@ -66,20 +66,27 @@ class Cases(Protocol):
     def load(self, index: int) -> Case: ...
 
 
-def open_cases(data: Path, root: Path, recipe_name: str | None, cache: Path) -> Cases:
+def open_cases(data: Path, root: Path, recipe_name: str | None, cache: Path, which: slice = slice(None)) -> Cases:
     """The cases of a manifest or a folder.
 
     Args:
         root: folder that the paths in a manifest are relative to.
         recipe_name: lip recipe of the model that will be asked; None where no lips are needed.
         cache: an empty folder for what is computed once per clip.
+        which: only these of them, in order.
 
     Raises:
-        MediaError: `data` is neither, or holds no mixtures.
+        MediaError: `data` is neither, or holds no such mixtures.
     """
+    cases: Cases
     if data.is_dir():
-        return FolderCases(data, recipe_name)
-    return ManifestCases(read_manifest(data), root, recipe_name, cache)
+        cases = FolderCases(data, recipe_name)
+        cases.names = cases.names[which]
+    else:
+        cases = ManifestCases(read_manifest(data)[which], root, recipe_name, cache)
+    if not cases.names:
+        raise MediaError(f"{data}: no mixture to score" + ("" if which == slice(None) else " of that number"))
+    return cases
 
 
 @dataclass
@@ -132,8 +139,6 @@ class FolderCases:
         while (more := folder / f"s{len(self._references) + 1}").is_dir():
             self._references.append(more)
         self.names = sorted(path.stem for path in self._mixtures.glob("*.wav"))
-        if not self.names:
-            raise MediaError(f"no .wav files in {self._mixtures}: nothing to score")
         if recipe_name is not None and not recipe_name.startswith("mouth_"):
             raise MediaError(
                 f"{folder} holds mouth pictures, and this model needs lips by recipe '{recipe_name}', which are made "

@@ -30,7 +30,7 @@ from lipsep.evaluation.metrics import METRICS, score
 from lipsep.evaluation.summary import means_so_far, summarise
 from lipsep.evaluation.tables import append_rows, read_rows, write_json, write_rows
 from lipsep.losses import si_snr
-from lipsep.models.base import SeparationModel
+from lipsep.models.base import SeparationModel, face_groups
 
 Hook = Callable[..., None]
 """hook(step, completed, total) or hook(step, completed, total, note)."""
@@ -81,11 +81,11 @@ def evaluate(
     """
     recipe_name = system.lip_recipe if isinstance(system, SeparationModel) else None
     with tempfile.TemporaryDirectory(prefix="lipsep-evaluation-") as cache:
-        cases = open_cases(protocol.data, protocol.root, recipe_name, Path(cache))
+        cases = open_cases(protocol.data, protocol.root, recipe_name, Path(cache), slice(protocol.limit))
         wanted = conditions(list(protocol.sweeps))
         if recipe_name is None:
             wanted = [condition for condition in wanted[:1] if not condition.needs_lips]
-        names = cases.names[: protocol.limit]
+        names = cases.names
         done = _resume(out, describe(system, protocol), overwrite) if out is not None else []
         finished = {(row["condition"], row["mixture"]) for row in done}
         todo = [(c.name, i) for c in wanted for i, name in enumerate(names) if (c.name, name) not in finished]
@@ -224,10 +224,18 @@ def separate_case(model: SeparationModel, case: Case) -> np.ndarray:
     """Ask a model with every face of a case: -> (n_src, T) float32."""
     device = next(model.parameters()).device
     mixture, lips = (torch.from_numpy(x).to(device)[None] for x in (case.mixture, case.lips))
-    with torch.inference_mode():
-        if model.faces_at_once:
-            return model(mixture, lips)[0].cpu().numpy()
-        return torch.cat([model(mixture, face[None])[:, 0] for face in lips[0]]).cpu().numpy()
+    if not model.faces_at_once:
+        with torch.inference_mode():
+            return torch.cat([model(mixture, face[None])[:, 0] for face in lips[0]]).cpu().numpy()
+    voices: dict[int, np.ndarray] = {}
+    for group in face_groups(range(len(case.sources)), model.n_faces):
+        shown = torch.stack([torch.zeros_like(lips[0, 0]) if k is None else lips[0, k] for k in group])
+        with torch.inference_mode():
+            estimates = model(mixture, shown[None])[0].cpu().numpy()  # (n_faces, T)
+        for k, estimate in zip(group, estimates, strict=True):
+            if k is not None:
+                voices.setdefault(k, estimate)
+    return np.stack([voices[k] for k in range(len(voices))])
 
 
 def score_case(system: SeparationModel | Estimates, case: Case) -> list[dict[str, Any]]:
@@ -246,7 +254,7 @@ def score_case(system: SeparationModel | Estimates, case: Case) -> list[dict[str
             "n_src": len(case.sources),
             "gain_db": case.gains_db[k],
             "relative_level_db": case.relative_level_db(k),
-            "own_voice": int(closeness[k].argmax()) == k,
+            "own_voice": bool(np.any(estimates[k])) and int(closeness[k].argmax()) == k,  # silence is nobody's voice
             **score(estimates[k], references[k], mixture),
         }
         for k, source in enumerate(case.sources)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from lipsep.evaluation.conditions import CLEAN
 from lipsep.evaluation.metrics import METRICS
 
 RESAMPLES = 2000
+NUMBERED = re.compile(r"(.+)-\d{3,}")
 GAIN_EDGES_DB = (-5.0, -2.5, 0.0, 2.5, 5.0)
 """Between bins of a voice's level against all others together."""
 
@@ -24,14 +26,14 @@ def summarise(scored: Rows) -> dict[str, Any]:
     Returns:
         ``mixtures``, ``utterances``; every metric's mean over utterances where it is defined, ``<metric>_undefined``
         (how many were left out), ``two_cue`` (share of mixtures, 0..1), ``ci95`` (for each of them the 95 % bootstrap
-        interval over mixtures), all of the cases as given. Then the same, without intervals, per ``groups`` (what
-        stands before the last ``-`` of a mixture's name), ``talkers`` and ``gain_bins`` where there are several, and
+        interval over mixtures), all of the cases as given. Then the same, without intervals, per ``groups`` (mixtures
+        named ``group-0000``), ``talkers`` and ``gain_bins`` where there are several, and
         with intervals per robustness condition under ``conditions``.
     """
     as_given = [row for row in scored if row["condition"] == CLEAN]
     summary = _with_intervals(as_given)
     breakdowns: dict[str, Callable[[dict[str, Any]], str]] = {
-        "groups": lambda row: row["mixture"].rpartition("-")[0],
+        "groups": lambda row: numbered[1] if (numbered := NUMBERED.fullmatch(row["mixture"])) else "others",
         "talkers": lambda row: row["talker"],
         "gain_bins": lambda row: gain_bin(row["relative_level_db"]),
     }

@@ -82,7 +82,7 @@ def example_inputs(
 ) -> tuple[Tensor, Tensor]:
     """A noise mixture and noise lips of the form that a model takes: (B, T) and (B[, n_src], F, S, S)."""
     size = model.config.lip_size
-    faces = (getattr(model.config, "n_src", 2),) if model.faces_at_once else ()
+    faces = (model.n_faces,) if model.faces_at_once else ()
     shape = (batch, *faces, max(1, round(n_samples / SAMPLES_PER_FRAME)), size, size)
     return torch.randn(batch, n_samples, device=device), torch.randn(shape, device=device)
 

@@ -1,0 +1,62 @@
+"""Quality against cost, one point per model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lipsep.errors import MediaError
+from lipsep.plots.style import COLUMN_IN, MARKERS, figure
+
+PUBLISHED_AS = {"rtfsnet_12": "rtfsnet", "swiftnet_12": "swiftnet"}
+"""Registered names of models that the tables know by another."""
+
+
+def published() -> dict[str, Any]:
+    """The published tables; ``_source`` says from where."""
+    return json.loads(files("lipsep").joinpath("assets/published.json").read_text(encoding="utf-8"))
+
+
+def published_quality() -> dict[str, float]:
+    """SI-SNRi in dB on LRS2-2Mix by Dolphin's Table 3."""
+    table = published()["dolphin"]["table3"]
+    return {name: row[0] for name, row in table.items() if name != "columns"}
+
+
+def draw_quality_cost(profile: Path, path: Path) -> list[Path]:
+    """Published SI-SNRi on LRS2-2Mix over the executed MACs counted here; the area of a point grows with parameters.
+
+    Args:
+        profile: ``profile.csv`` of `lipsep profile -o`. Models without a published figure are left out.
+
+    Raises:
+        MediaError: no such table, or none of its models has a published figure.
+    """
+    if not profile.is_file():
+        raise MediaError(f"no table at {profile}: `lipsep profile --all -o FOLDER` writes profile.csv")
+    with profile.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    quality = published_quality()
+    known = [row for row in rows if PUBLISHED_AS.get(row["model"], row["model"]) in quality]
+    if not known:
+        raise MediaError(f"{profile}: none of {', '.join(row['model'] for row in rows)} has a published SI-SNRi")
+    written: list[Path] = []
+    with figure(path, COLUMN_IN, 2.8, written) as drawn:
+        axes = drawn.subplots()
+        for number, row in enumerate(known):
+            x = float(row["macs"]) / float(row["seconds"]) / 1e9
+            y = quality[PUBLISHED_AS.get(row["model"], row["model"])]
+            area = 6 + 3 * float(row["params"]) / 1e6
+            marker = MARKERS[number % len(MARKERS)]
+            axes.scatter(x, y, s=area, marker=marker, facecolor="0.75", edgecolor="0", linewidth=0.8)
+            axes.annotate(row["model"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        axes.set(
+            xscale="log", xlabel="executed MACs, G per second of audio", ylabel="SI-SNRi, dB (LRS2-2Mix, published)"
+        )
+        axes.margins(0.18)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+    return written

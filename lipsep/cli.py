@@ -15,8 +15,9 @@ from lipsep.commands.batch import separate_batch
 from lipsep.commands.compare import compare
 from lipsep.commands.evaluate import evaluate
 from lipsep.commands.plot import plot
-from lipsep.commands.profile import profile
 from lipsep.commands.pretrain import pretrain
+from lipsep.commands.profile import profile
+from lipsep.commands.web import web
 from lipsep.errors import LipsepError, ModelError, OutputError, plain_reason
 from lipsep.terminal import Device, Stopped, Threads, account, complain, needs_extra, open_separator, progress
 
@@ -188,6 +189,7 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(web)
 app.command()(compare)
 app.command()(profile)
 app.add_typer(plot, name="plot")

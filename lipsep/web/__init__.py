@@ -1,0 +1,1 @@
+"""The web page: a video is dropped, faces appear, voices are heard one at a time. Needs `pip install 'lipsep[web]'`."""

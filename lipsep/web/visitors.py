@@ -1,0 +1,105 @@
+"""The private folders of visitors: made for one run, reached by an address nobody can guess, removed afterwards."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_SHOWN = re.compile(r"(original|residual|speaker_\d{1,4})\.wav|speaker_\d{1,4}\.mp4|overview\.png|report\.json")
+_ZIP = "everything.zip"
+
+
+@dataclass
+class Visit:
+    """One run of one visitor."""
+
+    key: str  # 192 random bits, the address of the results
+    visitor: str
+    folder: Path
+    stop: threading.Event = field(default_factory=threading.Event)
+    last_used_s: float = field(default_factory=time.monotonic)
+
+
+class Visits:
+    """All runs whose files are still there.
+
+    Args:
+        root: an existing private folder.
+        keep_s: how long files stay after they were last used.
+    """
+
+    def __init__(self, root: Path, keep_s: float) -> None:
+        self._root, self._keep_s = root, keep_s
+        self._visits: dict[str, Visit] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, visitor: str) -> Visit:
+        """A new folder for this visitor, whose earlier runs are stopped and removed."""
+        self.end(visitor)
+        self.sweep()
+        key = secrets.token_urlsafe(24)
+        visit = Visit(key, visitor, self._root / key)
+        visit.folder.mkdir(mode=0o700)
+        with self._lock:
+            self._visits[key] = visit
+        return visit
+
+    def end(self, visitor: str) -> None:
+        """Stop and remove everything of a visitor."""
+        self._remove([visit for visit in self._all() if visit.visitor == visitor])
+
+    def sweep(self) -> None:
+        """Remove what nobody has used for long."""
+        oldest_s = time.monotonic() - self._keep_s
+        self._remove([visit for visit in self._all() if visit.last_used_s < oldest_s])
+
+    def file(self, key: str, name: str) -> Path | None:
+        """A file of results; None if there is no such visit or file, or the file is not for showing."""
+        with self._lock:
+            visit = self._visits.get(key)
+        if visit is None or not _SHOWN.fullmatch(name):
+            return None
+        visit.last_used_s = time.monotonic()
+        path = visit.folder / "results" / name
+        return path if path.is_file() else None
+
+    def zipped(self, key: str, names: Mapping[str, str]) -> Path | None:
+        """All results as one file; None if there is no such visit or it is not finished.
+
+        Args:
+            names: what to call people, by number, as visitors typed it.
+        """
+        if self.file(key, "report.json") is None:
+            return None
+        folder = self._root / key
+        path = folder / f"{secrets.token_hex(8)}-{_ZIP}"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for result in sorted((folder / "results").iterdir()):
+                if _SHOWN.fullmatch(result.name):
+                    archive.write(result, _renamed(result.name, names))
+        return path
+
+    def _all(self) -> list[Visit]:
+        with self._lock:
+            return list(self._visits.values())
+
+    def _remove(self, visits: list[Visit]) -> None:
+        for visit in visits:
+            visit.stop.set()
+            with self._lock:
+                self._visits.pop(visit.key, None)
+            shutil.rmtree(visit.folder, ignore_errors=True)
+
+
+def _renamed(file: str, names: Mapping[str, str]) -> str:
+    """speaker_2.wav -> 2 Anna.wav, with only such signs of the name as every system takes in file names."""
+    found = re.fullmatch(r"speaker_(\d+)(\..*)", file)
+    name = re.sub(r"[^\w .-]", "", names.get(found[1], "")).strip(" .")[:60] if found else ""
+    return f"{found[1]} {name}{found[2]}" if name else file

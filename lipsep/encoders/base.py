@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -57,3 +58,19 @@ def create_encoder(name: str, **settings: Any) -> VideoEncoder:
     if unknown := sorted(set(settings) - set(valid)):
         raise ModelError(f"'{name}' has no setting {', '.join(map(repr, unknown))}; it has: {', '.join(valid)}")
     return _ENCODERS[name](**settings)
+
+
+def encoder_for(config: Any) -> tuple[VideoEncoder, Any]:
+    """The video encoder that a separator's frozen configuration names, and the configuration made to agree with it.
+
+    Args:
+        config: a dataclass with `video_encoder`, a registered name, and `lip_size` and `lip_recipe`, which are handed
+            to the encoder, or None for what it was made for.
+
+    Returns:
+        The encoder, and a copy of `config` with the encoder's own `lip_size` and `lip_recipe`.
+    """
+    wanted = {"lip_size": config.lip_size, "lip_recipe": config.lip_recipe}
+    settings = {name: value for name, value in wanted.items() if value is not None}
+    encoder = create_encoder(config.video_encoder, **settings)
+    return encoder, dataclasses.replace(config, lip_size=encoder.lip_size, lip_recipe=encoder.lip_recipe)

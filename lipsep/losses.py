@@ -3,7 +3,10 @@
 References
 ----------
 Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019 (definition of SI-SNR; SI-SDR there).
-Dolphin, arXiv 2509.23610, Eq. 21-22 (time-domain SI-SNR as the training objective).
+Dolphin, arXiv 2509.23610, Eq. 21-28 (time-domain SI-SNR as the training objective, magnitude SI-SNR beside it).
+Shin et al., "Separate and Reconstruct", NeurIPS 2024 (magnitude SI-SNR of earlier decoder layers, weighted down late).
+Yamamoto et al., "Parallel WaveGAN", ICASSP 2020 (multi-resolution STFT loss).
+Wisdom et al., "What's all the fuss about free universal sound separation data?", ICASSP 2021 (loss of absent sources).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 EPS = 1e-8  # keeps the logarithm finite where a target or an error is exactly silent
+STFT_RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # points, hop, window in samples
 
 
 def si_snr(estimate: Tensor, target: Tensor) -> Tensor:
@@ -49,6 +53,48 @@ def negative_si_snr(estimate: Tensor, target: Tensor) -> Tensor:
 def negative_snr(estimate: Tensor, target: Tensor) -> Tensor:
     """Mean of ``-snr`` over batch and sources, dB; lower is better. Networks trained with it keep the voice's level."""
     return -snr(estimate, target).mean()
+
+
+def magnitude_si_snr(estimate: Tensor, target: Tensor) -> Tensor:
+    """SI-SNR in dB between magnitude spectrograms (Hann windows of 32 ms every 8 ms), so that phases do not matter.
+
+    Shape: estimate (..., T), target (..., T) -> (...), dB.
+    """
+    estimate, target = (_magnitudes(x, n_fft=512, hop=128, window=512).flatten(-2) for x in (estimate, target))
+    projection = (estimate * target).sum(-1, keepdim=True) * target / (target.square().sum(-1, keepdim=True) + EPS)
+    noise = estimate - projection
+    return 10 * torch.log10((projection.square().sum(-1) + EPS) / (noise.square().sum(-1) + EPS))
+
+
+def stft_distance(estimate: Tensor, target: Tensor) -> Tensor:
+    """Multi-resolution STFT loss: spectral convergence plus L1 of log magnitudes, mean of three resolutions; >= 0.
+
+    The level of the voice counts. Shape: estimate (..., T), target (..., T) -> (), no unit.
+    """
+    total = estimate.new_zeros(())
+    for n_fft, hop, window in STFT_RESOLUTIONS:
+        x, y = (_magnitudes(signal, n_fft, hop, window) for signal in (estimate, target))
+        convergence = (y - x).square().sum((-2, -1)).add(EPS).sqrt() / y.square().sum((-2, -1)).add(EPS).sqrt()
+        total = total + convergence.mean() + (torch.log(y + 1e-5) - torch.log(x + 1e-5)).abs().mean()
+    return total / len(STFT_RESOLUTIONS)
+
+
+def silence(estimate: Tensor, mixture: Tensor) -> Tensor:
+    """Level of an estimate that should be silent, against the mixture's, in dB: ``10 log10(|x|^2 / |m|^2 + 0.001)``.
+
+    -30 dB is silent enough; below, nothing is gained. Shape: estimate (..., T), mixture (..., T) -> (...), dB.
+    """
+    ratio = estimate.square().sum(-1) / (mixture.square().sum(-1) + EPS)
+    return 10 * torch.log10(ratio + 1e-3)
+
+
+def _magnitudes(signal: Tensor, n_fft: int, hop: int, window: int) -> Tensor:
+    """(..., T) -> (..., n_fft // 2 + 1, frames); with a floor, because the root of zero has no gradient."""
+    shape = torch.hann_window(window, device=signal.device, dtype=signal.dtype)
+    flat = signal.reshape(-1, signal.shape[-1])
+    spectrum = torch.stft(flat, n_fft, hop, window, shape, pad_mode="constant", return_complex=True)
+    power = torch.view_as_real(spectrum).square().sum(-1)
+    return (power + EPS).sqrt().view(*signal.shape[:-1], *power.shape[-2:])
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"si_snr": negative_si_snr, "snr": negative_snr}

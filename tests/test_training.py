@@ -92,7 +92,7 @@ def recipe_for(corpus: TalkingClips, folder, epochs: int) -> dict:
     if not (prepared / "filmed.npz").is_file():
         corpus.save(prepared / "filmed.npz")
     return {
-        "model": {"name": "dolphin_test", "overrides": {}},
+        "model": {"name": "dolphin_test", "overrides": {"video_layers": ["compress_space", "compress_space"]}},
         "data": {
             "filmed": "filmed", "prepared": "prepared", "filmed_test_prefixes": ["clip11"],
             "filmed_validation_prefixes": ["clip9", "clip10"], "mixing": {"segment_s": 1.0},

@@ -36,6 +36,8 @@ class MixingConfig:
     own_voice: float = 0.25  # among mixtures of two unfilmed voices: both are stretches of one recording
     mouths: MouthConfig | None = field(default_factory=MouthConfig)  # None: mouths as they are
     dropped: float = 0.1  # share of examples in which a stretch of up to 0.4 s shows no mouth
+    occluded: float = 0.0  # share of examples in which something grey covers a part of the mouth for up to 1 s
+    target_absent: float = 0.0  # share of mixtures asked with one stranger's mouth: the answer should be silence
 
 
 class Mixtures(Dataset):
@@ -91,11 +93,20 @@ class Mixtures(Dataset):
             mixture = mixture + self._noise(mixture, rng)
         level = 0.1 / (np.sqrt(np.mean(np.square(mixture))) + 1e-8)  # a recording's usual level
         mixture, sources = mixture * level, sources * level
+        if self.config.target_absent and rng.random() < self.config.target_absent:
+            pictures[1], sources[1] = self._stranger((first, second), rng), 0.0
         return (
             torch.from_numpy(np.stack([mixture, mixture]).astype(np.float32)),
             torch.from_numpy(np.stack(pictures)),
             torch.from_numpy(sources[:, None].astype(np.float32)),
         )
+
+    def _stranger(self, spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator) -> np.ndarray:
+        """Pictures of a mouth that says something else than either clip."""
+        clip = spoken[0]
+        while clip.name in {other.name for other in spoken}:
+            clip = self.filmed[int(rng.integers(len(self.filmed)))]
+        return self._film(change_pace(clip, 1.0, self.n_frames, rng)[1], rng)
 
     def _draw_pair(self, rng: np.random.Generator) -> tuple[tuple[TalkingClip, float], tuple[TalkingClip, float]]:
         """Two clips of different sentences, each with its pace."""
@@ -124,7 +135,16 @@ class Mixtures(Dataset):
         if rng.random() < self.config.dropped:
             start = int(rng.integers(self.n_frames))
             pictures[start : start + int(rng.integers(1, 11))] = 0
+        if self.config.occluded and rng.random() < self.config.occluded:
+            self._cover(pictures, rng)
         return pictures
+
+    def _cover(self, pictures: np.ndarray, rng: np.random.Generator) -> None:
+        """A hand, a cup, a microphone: a grey rectangle over 20 to 60 % of each side, for 5 to 25 frames."""
+        start, n_frames = int(rng.integers(self.n_frames)), int(rng.integers(5, 26))
+        height, width = (rng.uniform(0.2, 0.6, 2) * self.picture_size).astype(int)
+        top, left = (rng.random(2) * (self.picture_size - np.array([height, width]))).astype(int)
+        pictures[start : start + n_frames, top : top + height, left : left + width] = rng.uniform(-2.0, 2.0)
 
     def _noise(self, mixture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         start = int(rng.integers(len(self.noises) - len(mixture)))

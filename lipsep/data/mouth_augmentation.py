@@ -1,7 +1,7 @@
 """One mouth becomes many: the same words spoken by other lips, filmed worse.
 
 Everything that tells a person but not the words is drawn anew for every example: how strongly each way of moving is
-used, how sluggish the lips are, whether sound and picture are a frame apart, the resting shape, size, turn, place, and
+used, how sluggish the lips are, whether sound and picture are apart, the resting shape, size, turn, place, and
 the landmarks' noise.
 """
 
@@ -26,7 +26,8 @@ class MouthConfig:
     mode_gain: float = 0.25  # spread of the logarithm of each principal motion's strength
     sluggish: float = 0.3  # share of examples whose motion is smoothed over time
     sluggish_frames: tuple[float, float] = (0.3, 0.9)  # standard deviation of that smoothing
-    early_or_late: float = 0.2  # share of examples whose picture is one frame early or late
+    early_or_late: float = 0.2  # share of examples whose picture is early or late
+    offset_frames: int = 1  # by how many at most
     scale: float = 0.15  # relative spread of the mouth's size, per axis
     turn_deg: float = 8.0
     shift: float = 0.05
@@ -66,11 +67,13 @@ class MouthAugmentation:
         return normalise_picture(draw_mouth(points.astype(np.float32), self.picture_size))
 
     def _in_time(self, motion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Sluggish lips, or a picture one frame early or late: (F, 40) -> (F, 40)."""
+        """Sluggish lips, or a picture early or late: (F, 40) -> (F, 40)."""
         c = self.config
         if rng.random() < c.sluggish:
             motion = gaussian_filter1d(motion, rng.uniform(*c.sluggish_frames), axis=0, mode="nearest")
         if rng.random() < c.early_or_late:
             later = int(rng.integers(2)) * 2 - 1
+            if c.offset_frames > 1:
+                later *= int(rng.integers(1, c.offset_frames + 1))
             motion = motion[np.clip(np.arange(len(motion)) - later, 0, len(motion) - 1)]
         return motion

@@ -26,9 +26,9 @@ from lipsep.data.sound_to_mouth import N_MELS, LogMel
 from lipsep.errors import ModelError
 from lipsep.lips import draw_mouth, lip_recipe, normalise_picture
 from lipsep.models import SeparationModel, create_model
+from lipsep.training.feed import Feed
 from lipsep.training.recipe import load_recipe
-from lipsep.training.run import make_trainer, mixing_config, plain, prepare_clips
-from lipsep.training.separation import Feed
+from lipsep.training.run import fit, make_trainer, mixing_config, plain, prepare_clips
 
 MELS_PER_FRAME = 4  # spectra per video frame
 UNFILMED = 1 / 3  # share of examples whose mouth was made from the sound
@@ -117,7 +117,7 @@ def pretrain_lips(path: Path, resume: bool) -> Path:
     training, validation, unfilmed, _ = prepare_clips(recipe.data)
     mixing = mixing_config(recipe.data)
     size = lip_recipe(model.lip_recipe).size
-    n_items = settings.steps_per_epoch * settings.batch
+    n_items = settings.steps_per_epoch * settings.accumulate * settings.batch
     feed = Feed(
         WatchedVoices(training, unfilmed, mixing, size, n_items, settings.seed),
         WatchedVoices(validation, None, plain(mixing), size, settings.validation_examples, settings.seed + 1),
@@ -127,9 +127,10 @@ def pretrain_lips(path: Path, resume: bool) -> Path:
     )
     module = LipReading(model, settings)
     folder = settings.output
-    trainer = make_trainer(folder, settings)
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(module, feed, ckpt_path=str(last) if resume and last.is_file() else None, weights_only=True)
+    trainer = make_trainer(folder, settings, [])
+    fit(trainer, module, feed, resume)
+    if not trainer.is_global_zero:
+        return folder / "model"
     scores = {"val_explained": round(float(trainer.callback_metrics["val_explained"]), 3)}
     save_model(
         model,

@@ -58,36 +58,49 @@ class DataPart(_Strict):
         return self
 
 
-class TrainingPart(_Strict):
-    """How long, how fast; Adam throughout, as in the papers."""
+class LoopPart(_Strict):
+    """What every training loop needs to know."""
 
-    loss: Literal["si_snr", "snr"]
-    learning_rate: float = 1e-3
-    frozen_video: bool = False  # the video branch stays as its initial weights are
-    warmup_steps: int = 200
-    batch_mixtures: int  # each asked with both mouths, so the batch is twice as large
-    steps_per_epoch: int
-    epochs: int  # the learning rate falls to zero along a half cosine over all of them
+    steps_per_epoch: int  # of the optimiser
+    epochs: int  # at most
+    accumulate: int = 1  # batches whose gradients are added up to one step of the optimiser
     clip_norm: float = 5.0
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    validation_mixtures: int = 100
+    devices: int = 1  # processes per machine, each with a GPU where there are any; they share each batch
+    nodes: int = 1  # machines, started by torchrun or SLURM
     workers: int = 1
     seed: int = 0
+
+
+class TrainingPart(LoopPart):
+    """How the separator learns. Defaults are plain; what the papers add is asked for by name."""
+
+    loss: Literal["si_snr", "snr"]
+    optimiser: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    """cosine: up over `warmup_steps`, then half a cosine down to zero over all epochs; the last weights are exported.
+    plateau: halved after some epochs without a better validation, ended after more; the best weights are exported."""
+    warmup_steps: int = 200  # of the cosine
+    halve_after_epochs: int = 15  # of the plateau
+    stop_after_epochs: int = 30
+    frozen_video: bool = False  # the video branch stays as its initial weights are
+    auxiliary_weight: float = 0.0  # first lambda of Dolphin's auxiliary branch (`lipsep.training.auxiliary`)
+    stft_weight: float = 0.0  # of the multi-resolution STFT loss
+    ema_decay: float | None = None  # validate and export a moving average of the weights
+    batch_mixtures: int  # each asked with both mouths, so the batch is twice as large
+    validation_mixtures: int = 100
     required_si_snri_db: float | None = None  # a run that ends below this on its validation mixtures has failed
 
 
-class LipReadingPart(_Strict):
+class LipReadingPart(LoopPart):
     """How the video branch learns before the separator does (`lipsep pretrain`)."""
 
     learning_rate: float = 3e-3
     batch: int
-    steps_per_epoch: int
-    epochs: int
-    clip_norm: float = 5.0
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     validation_examples: int = 100
-    workers: int = 1
-    seed: int = 0
     output: Path
 
 

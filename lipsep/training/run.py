@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from lipsep.checkpoints import load_model, save_model
@@ -22,8 +25,10 @@ from lipsep.errors import ModelError
 from lipsep.lips import lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
 from lipsep.models import create_model
-from lipsep.training.recipe import DataPart, LipReadingPart, Recipe, SyntheticPart, TrainingPart, load_recipe
-from lipsep.training.separation import Feed, SeparationTraining
+from lipsep.training.callbacks import SaveOnSigterm
+from lipsep.training.feed import Feed
+from lipsep.training.recipe import DataPart, LoopPart, Recipe, SyntheticPart, TrainingPart, load_recipe
+from lipsep.training.separation import SeparationTraining
 
 
 def run_recipe(path: Path, resume: bool) -> Path:
@@ -36,13 +41,21 @@ def run_recipe(path: Path, resume: bool) -> Path:
         model.load_state_dict(load_model(recipe.model.initial_weights).state_dict())
     feed = prepare_feed(recipe, lip_recipe(model.lip_recipe).size)
     module = SeparationTraining(model, settings)
-    trainer = make_trainer(recipe.output, settings)
-    last = recipe.output / "checkpoints" / "last.ckpt"
-    trainer.fit(module, feed, ckpt_path=str(last) if resume and last.is_file() else None, weights_only=True)
+    best = ModelCheckpoint(
+        recipe.output / "checkpoints", "best", "val_si_snri", mode="max", enable_version_counter=False
+    )
+    trainer = make_trainer(recipe.output, settings, _callbacks(settings, best))
+    fit(trainer, module, feed, resume)
+    folder = recipe.output / "model"
+    if not trainer.is_global_zero:
+        return folder
     scores = {
         name: round(float(value), 3) for name, value in trainer.callback_metrics.items() if name.startswith("val_")
     }
-    folder = recipe.output / "model"
+    if settings.schedule == "plateau":
+        weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        model.load_state_dict({key[6:]: value for key, value in weights.items() if key.startswith("model.")})
+        scores = {"val_si_snri": round(float(best.best_model_score), 3)}
     save_model(
         model,
         folder,
@@ -60,22 +73,49 @@ def run_recipe(path: Path, resume: bool) -> Path:
     return folder
 
 
-def make_trainer(output: Path, settings: TrainingPart | LipReadingPart) -> lightning.Trainer:
-    """The loop, with the last checkpoint and the log in `output`."""
-    checkpoints = ModelCheckpoint(output / "checkpoints", filename="last", enable_version_counter=False)
+def fit(trainer: lightning.Trainer, module: lightning.LightningModule, feed: Feed, resume: bool) -> None:
+    """Run the loop, from its last checkpoint if there is one to resume; a SIGTERM takes effect when that is written."""
+    last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    try:
+        trainer.fit(module, feed, ckpt_path=str(last) if resume and last.is_file() else None, weights_only=True)
+    except SIGTERMException:
+        signal.raise_signal(signal.SIGTERM)
+        raise
+
+
+def make_trainer(output: Path, settings: LoopPart, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    """The loop, with the last checkpoint and the logs in `output`."""
+    many = settings.devices * settings.nodes > 1
+    last = ModelCheckpoint(output / "checkpoints", filename="last", enable_version_counter=False)
     return lightning.Trainer(
+        default_root_dir=output,
         accelerator="auto",
-        devices=1,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy="ddp_find_unused_parameters_true" if many else "auto",  # some published layers are never used
+        sync_batchnorm=many and torch.cuda.is_available(),
+        use_distributed_sampler=False,  # `Feed` shares out the examples
         precision=settings.precision,
         max_epochs=settings.epochs,
+        accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip_norm,
         reload_dataloaders_every_n_epochs=1,  # the mixtures of an epoch depend on its number
         num_sanity_val_steps=0,
-        logger=CSVLogger(output, name="log"),  # a resumed run logs beside the first part, not over it
-        callbacks=[checkpoints, LearningRateMonitor()],
+        logger=[CSVLogger(output, name="log"), TensorBoardLogger(output, name="tensorboard")],  # resumed: a new version
+        callbacks=[*callbacks, last, LearningRateMonitor(), SaveOnSigterm(output / "checkpoints" / "last.ckpt")],
         log_every_n_steps=20,
         enable_model_summary=False,
     )
+
+
+def _callbacks(settings: TrainingPart, best: ModelCheckpoint) -> list[lightning.Callback]:
+    """Those that only some recipes ask for."""
+    callbacks: list[lightning.Callback] = []
+    if settings.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=settings.ema_decay))
+    if settings.schedule == "plateau":
+        callbacks += [best, EarlyStopping("val_si_snri", 0.0, settings.stop_after_epochs, mode="max")]
+    return callbacks
 
 
 def prepare_feed(recipe: Recipe, picture_size: int) -> Feed:
@@ -83,7 +123,7 @@ def prepare_feed(recipe: Recipe, picture_size: int) -> Feed:
     settings = recipe.training
     training, validation, unfilmed, noises = prepare_clips(recipe.data)
     mixing = mixing_config(recipe.data)
-    n_items = settings.steps_per_epoch * settings.batch_mixtures
+    n_items = settings.steps_per_epoch * settings.accumulate * settings.batch_mixtures
     return Feed(
         Mixtures(training, unfilmed, noises, mixing, picture_size, n_items, settings.seed),
         Mixtures(

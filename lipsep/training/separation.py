@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from lipsep.losses import LOSSES, si_snr
+from lipsep.losses import LOSSES, magnitude_si_snr, si_snr, silence, stft_distance
 from lipsep.models.base import SeparationModel
+from lipsep.training.auxiliary import AuxiliaryBranch, auxiliary_weight
 from lipsep.training.recipe import TrainingPart
+
+OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class SeparationTraining(lightning.LightningModule):
-    """Adam, gradient norm clipped, warm-up then half a cosine; SI-SNRi and the two-cue test on fixed mixtures."""
+    """The losses, optimiser and schedule that the recipe asks for; SI-SNRi and the two-cue test on fixed mixtures."""
 
     def __init__(self, model: SeparationModel, settings: TrainingPart):
         super().__init__()
         self.model, self.settings = model, settings
         self.loss = LOSSES[settings.loss]
+        self.auxiliary = AuxiliaryBranch(model) if settings.auxiliary_weight else None
         if settings.frozen_video:
             for part in model.video_parts():
                 part.requires_grad_(False)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Dropout and code sampling depend on the step alone, so that a resumed run equals an uninterrupted one."""
-        torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step)
+        place = self.trainer.fit_loop.batch_idx % self.settings.accumulate + self.settings.accumulate * self.global_rank
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step + 499_979 * place)
         if self.settings.frozen_video:
             for part in self.model.video_parts():
                 part.eval()
@@ -44,9 +47,26 @@ class SeparationTraining(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
         mixture, lips, sources = batch  # (2B, T), (2B, F, S, S), (2B, 1, T)
-        loss = self.loss(self.separate(mixture, lips), sources)
+        loss = self._loss(self.separate(mixture, lips), mixture, sources)
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def _loss(self, estimates: Tensor, mixture: Tensor, sources: Tensor) -> Tensor:
+        """The recipe's loss; where a mouth's voice is not in the mixture, the estimate should be silent."""
+        settings = self.settings
+        present = sources.flatten(1).any(-1)  # (2B,)
+        heard, voices = estimates[present], sources[present]
+        loss = self.loss(heard, voices)
+        if settings.stft_weight:
+            loss = loss + settings.stft_weight * stft_distance(heard, voices)
+        if self.auxiliary is not None:  # Dolphin, Eq. 23-28
+            weight = auxiliary_weight(self.current_epoch, settings.auxiliary_weight)
+            early = self.auxiliary()[present].float()  # (P, 1, T')
+            loss = (1 - weight) * loss - weight * magnitude_si_snr(early, voices[..., : early.shape[-1]]).mean()
+        if present.all():
+            return loss
+        share = present.float().mean()
+        return share * loss + (1 - share) * silence(estimates[~present], mixture[~present, None]).mean()
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
         mixture, lips, sources = batch
@@ -57,12 +77,19 @@ class SeparationTraining(lightning.LightningModule):
             si_snr(estimates, sources.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)),
         )
         own = (asked > other).view(-1, 2).all(-1).float()  # both lips fetched their own voice
-        self.log("val_si_snri", improvement.mean(), prog_bar=True, batch_size=len(mixture))
-        self.log("val_two_cue", own.mean(), prog_bar=True, batch_size=len(mixture))
+        self.log("val_si_snri", improvement.mean(), prog_bar=True, batch_size=len(mixture), sync_dist=True)
+        self.log("val_two_cue", own.mean(), prog_bar=True, batch_size=len(mixture), sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.settings
-        optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
+        optimiser = OPTIMISERS[settings.optimiser](
+            self.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+        if settings.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimiser, "max", 0.5, patience=settings.halve_after_epochs - 1, threshold=0.0, threshold_mode="abs"
+            )
+            return {"optimizer": optimiser, "lr_scheduler": {"scheduler": plateau, "monitor": "val_si_snri"}}
         total_steps = settings.epochs * settings.steps_per_epoch
 
         def factor(step: int) -> float:
@@ -73,19 +100,3 @@ class SeparationTraining(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class Feed(lightning.LightningDataModule):
-    """Fresh examples for every epoch, the same ones for every validation. Both data sets have an `epoch` to set."""
-
-    def __init__(self, training: Dataset, validation: Dataset, batch: int, workers: int, collate: Callable):
-        super().__init__()
-        self.training, self.validation = training, validation
-        self.options = {"batch_size": batch, "num_workers": workers, "collate_fn": collate}
-
-    def train_dataloader(self) -> DataLoader:
-        self.training.epoch = self.trainer.current_epoch  # Lightning asks anew at every epoch, see `make_trainer`
-        return DataLoader(self.training, **self.options)
-
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.validation, **self.options)

@@ -24,6 +24,12 @@ MEASURED_AS = {
 DENSE_DCT_GMACS = {"dolphin": 41.3}
 """What the published code spends on T x T cosine matrices, which lipsep does by FFT."""
 
+NOT_BUILT = {"visualvoice": 256_500 + 11_239_180}
+"""Parameters of the published code that serve its training alone: a word classifier, the identity of voices."""
+
+TOLERANCE = {"visualvoice": 0.035}
+"""Default 0.015. VisualVoice: four spectrogram columns per frame make 104 of the 101 of a second, published 100."""
+
 
 def on_meta(module: nn.Module) -> nn.Module:
     return module.to("meta").eval()
@@ -98,11 +104,14 @@ def test_the_two_programs_differ_as_documented():
 
 @pytest.mark.parametrize("name", list_models())
 def test_costs_are_those_of_the_published_code(shared, name):
-    """Parameters exactly; both counts within 1.5 % of measured.json, less what lipsep does by other means."""
+    """Parameters exactly; both counts within 1.5 % of measured.json, where lipsep executes the same.
+
+    `measured.json` counts no transforms and no recurrent layers as executed; `saved` and dense cosine matrices are
+    what lipsep does by cheaper means.
+    """
     rows = json.loads((shared / "reference" / "measured.json").read_text())["rows"]
     row = rows.get(MEASURED_AS.get(name, name))
-    with torch.device("meta"):
-        model = create_model(name)
+    model = create_model(name)
     counted = count_parameters(model)
     if row is None:  # a variant of our own
         counts = count_macs(model, 8_000)
@@ -113,9 +122,9 @@ def test_costs_are_those_of_the_published_code(shared, name):
     latents_given = what.startswith("2 s, 2 speakers")  # BIN's table leaves the video encoder out
     counts = count_macs(model, 32_000 if latents_given else 16_000, counter="thop" if latents_given else "ptflops")
     part = "without_video_encoder" if latents_given else "total"
-    assert getattr(counted, part) == parameters
+    assert getattr(counted, part) == parameters - NOT_BUILT.get(name, 0)
     assert own_parameters in (None, counted.without_video_encoder)
-    transforms = counts.true.by_kind.get("fourier", 0)
-    assert getattr(counts.hooks, part) / 1e9 == pytest.approx(hooks_g, rel=0.015)
+    transforms = counts.true.by_kind.get("fourier", 0) - counts.saved
+    assert getattr(counts.hooks, part) / 1e9 == pytest.approx(hooks_g, rel=TOLERANCE.get(name, 0.015))
     true_gmacs = (getattr(counts.true, part) - transforms) / 1e9
-    assert true_gmacs == pytest.approx(true_g - DENSE_DCT_GMACS.get(name, 0), rel=0.015)
+    assert true_gmacs == pytest.approx(true_g - DENSE_DCT_GMACS.get(name, 0), rel=TOLERANCE.get(name, 0.015))

@@ -12,32 +12,32 @@ from lipsep.errors import ModelError
 from lipsep.evaluation.cases import Case
 from lipsep.evaluation.evaluate import separate_case
 from lipsep.models.base import SeparationModel
+from lipsep.models.layers.masks import ReLUMasks
 from lipsep.plots.style import PAGE_IN, figure
-
-MASKS = ("masks", "mask", "mask_net")
-"""Names of submodules whose output is the masks."""
 
 
 def masks_of(model: SeparationModel, case: Case) -> dict[str, np.ndarray]:
-    """What a model's submodule of one of the names in `MASKS` gave, per person.
+    """The masks that a model with a `ReLUMasks` layer lays over the encoded mixture, per person.
 
     Returns:
         source -> (channels, time).
 
     Raises:
-        ModelError: the model has no such submodule.
+        ModelError: the model has no such layer.
     """
-    names = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in MASKS]
-    if not names:
-        raise ModelError(f"{model.name} shows no masks: it has no submodule named {' or '.join(MASKS)}")
+    layers = [module for module in model.modules() if isinstance(module, ReLUMasks)]
+    if not layers:
+        raise ModelError(
+            f"{model.name} lays no masks over the mixture, or none that can be shown: try bin_12 or avlit_8"
+        )
     seen: list[torch.Tensor] = []
-    handle = model.get_submodule(names[0]).register_forward_hook(lambda _m, _i, output: seen.append(output))
+    handle = layers[-1].register_forward_hook(lambda layer, inputs, _: seen.append(layer.values(inputs[0])))
     try:
         separate_case(model, case)
     finally:
         handle.remove()
-    masks = torch.cat([output.flatten(0, -3) for output in seen])  # (>= n_src, channels, time)
-    return {source: mask.float().cpu().numpy() for source, mask in zip(case.sources, masks, strict=False)}
+    masks = torch.cat([values.flatten(0, 1) for values in seen])  # (>= n_src, T, N)
+    return {source: mask.t().float().cpu().numpy() for source, mask in zip(case.sources, masks, strict=False)}
 
 
 def draw_masks(masks: dict[str, np.ndarray], path: Path, duration_s: float) -> list[Path]:

@@ -5,7 +5,8 @@ once per element, twice when affine; activations, pooling, softmax and upsamplin
 with their elementwise part.
 
 thop (BIN's table): convolutions and linear maps without bias; transposed convolutions by their output, which is
-`stride` times what is executed; PReLU once per element, norms twice; other activations nothing.
+`stride` times what is executed; PReLU once per element, batch and instance norm twice; other activations, and global
+norms (a class of the papers' own), nothing.
 
 Both miss einsum, Fourier transforms and most attention. A product with a matrix that all of the batch share is a
 linear map, however it is spelt here. Where published code spells attention with torch.matmul, ptflops sees it:
@@ -15,10 +16,12 @@ linear map, however it is spelt here. Where published code spells attention with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from lipsep.models.layers.filterbank import FilterbankDecoder
 
 Rule = Callable[..., int]
 """rule(output, *arguments of the call) -> multiply-accumulates."""
@@ -85,10 +88,17 @@ def _conv_transpose_by_output(output: Tensor, x: Tensor, weight: Tensor, *_: obj
 
 
 def _linear(biased: bool) -> Rule:
-    def rule(output: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> int:
+    def rule(output: Tensor, x: object, weight: Tensor, bias: Tensor | None = None, *_: object) -> int:
         return output.numel() * (weight.shape[-1] + (biased and bias is not None))
 
     return rule
+
+
+def stretching_saved(output: Tensor, parts: Sequence[Tensor], weight: Tensor, *_: object) -> int:
+    """What `stretched_linear` does not execute by mapping coarse parts before it stretches them."""
+    length = output.shape[1]
+    per_step = output.shape[0] * weight.shape[0]
+    return per_step * sum((length - min(length, part.shape[1])) * part.shape[2] for part in parts)
 
 
 def _recurrent(elementwise: dict[str, int]) -> Rule:
@@ -115,7 +125,7 @@ HOOK_RULES: dict[str, dict[str, Rule]] = {
     "ptflops": {
         **_named(_conv(biased=True), *_CONVS),
         **_named(_conv_transpose_by_input, *_CONV_TRANSPOSES),
-        **_named(_linear(biased=True), "linear"),
+        **_named(_linear(biased=True), "linear", "stretched_linear"),
         **_named(_per_output, *_ACTIVATIONS, "softmax", "interpolate"),
         **_named(_per_element(1), *_POOLS),
         **_named(_norm(3), "batch_norm", "instance_norm"),
@@ -125,9 +135,22 @@ HOOK_RULES: dict[str, dict[str, Rule]] = {
     "thop": {
         **_named(_conv(biased=False), *_CONVS),
         **_named(_conv_transpose_by_output, *_CONV_TRANSPOSES),
-        **_named(_linear(biased=False), "linear"),
+        **_named(_linear(biased=False), "linear", "stretched_linear"),
         **_named(_per_element(1), "prelu"),
-        **_named(_per_element(2), "batch_norm", "layer_norm", "instance_norm"),
+        **_named(_per_element(2), "batch_norm", "instance_norm"),
         "recurrent": _recurrent({"lstm": 10, "gru": 7, "rnn_tanh": 1, "rnn_relu": 1}),
     },
 }
+
+
+def _filterbank_by_output(layer: FilterbankDecoder, inputs: tuple[Tensor], output: Tensor) -> int:
+    """A transposed convolution by its output, less the linear map that stands for it."""
+    channels, _, kernel = layer.weight.shape
+    return output.numel() * channels * kernel - inputs[0].numel() * kernel
+
+
+LAYER_RULES: dict[str, dict[type[nn.Module], Rule]] = {
+    "ptflops": {},
+    "thop": {FilterbankDecoder: _filterbank_by_output},
+}
+"""What layers add to what their functional calls count: rule(layer, inputs, output)."""

@@ -6,8 +6,6 @@ import csv
 import io
 from dataclasses import dataclass
 
-import torch
-
 from lipsep.checkpoints import load_model
 from lipsep.constants import SAMPLE_RATE
 from lipsep.models import create_model, list_models
@@ -40,11 +38,7 @@ def profile(setup: Setup, timed: bool = True) -> Profile:
     Raises:
         ModelError: no such model, or measuring it failed.
     """
-    if setup.model in list_models():
-        with torch.device("meta"):
-            model = create_model(setup.model)
-    else:
-        model = load_model(setup.model)
+    model = create_model(setup.model) if setup.model in list_models() else load_model(setup.model)
     counter = "thop" if setup.model.startswith("bin") else "ptflops"
     counts = count_macs(model, round(setup.seconds * SAMPLE_RATE), setup.batch, counter)
     measured = measure(setup) if timed else None

@@ -221,7 +221,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged and for unsafe files
         raise WeightsError(f"'{path}' is damaged, or holds more than plain tensors: {error}") from error
-    for wrapper in ("state_dict", "model_state_dict"):
+    for wrapper in ("state_dict", "model_state_dict", "model"):
         state = state.get(wrapper, state) if isinstance(state, dict) else state
     if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
         return state

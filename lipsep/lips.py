@@ -72,6 +72,7 @@ LIP_RECIPES = {
     for recipe in (
         LipRecipe("mouth_88", 88, "pixels"),
         LipRecipe("mouth_64", 64, "pixels"),
+        LipRecipe("mouth_112", 112, "pixels"),
         LipRecipe("mesh_32", 32, "mesh"),
         LipRecipe("mesh_88", 88, "mesh"),
     )

@@ -38,9 +38,13 @@ class DepthwiseConv(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.shape[-1] >= LONG_KERNEL and self.stride == 1 and torch.is_grad_enabled():
-            return _LongDepthwiseConv.apply(x, self.weight, self.bias)
-        return _depthwise(x, self.weight, self.bias, self.stride)
+        return self.convolve(x, self.weight)
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """With filters that were made from `self.weight`, of the same shape."""
+        if weight.shape[-1] >= LONG_KERNEL and self.stride == 1 and torch.is_grad_enabled():
+            return _LongDepthwiseConv.apply(x, weight, self.bias)
+        return _depthwise(x, weight, self.bias, self.stride)
 
 
 LONG_KERNEL = 17

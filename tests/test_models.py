@@ -13,7 +13,18 @@ from lipsep.models import SeparationModel, create_model, list_models, model_conf
 
 MODELS = list_models()
 SMALLER = {
+    "av_mossformer2": {
+        "channels": 32,
+        "n_layers": 2,
+        "key_channels": 32,
+        "group": 64,
+        "memory_channels": 16,
+        "lip_size": 32,
+    },
+    "bin_[0-9]*": {"iterations": 2},
+    "iianet": {"channels": 16, "hidden_channels": 32, "video_channels": 16, "n_rounds": 6, "lip_size": 32},
     "rtfsnet_*": {"n_rounds": 2, "channels": 32, "hidden_channels": 16, "video_channels": 64, "lip_size": 32},
+    "visualvoice*": {"channels": 8, "face_size": 64, "lip_size": 32},
 }
 """Pattern of names -> settings under which large models are tested here, so that the tests stay quick."""
 
@@ -26,12 +37,15 @@ def make(name: str) -> SeparationModel:
     return create_model(name, **smaller)
 
 
-def inputs(model: SeparationModel, batch: int, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs(model: SeparationModel, batch: int, n_samples: int) -> list[torch.Tensor]:
+    """Mixture and lips, and pictures of faces where the model needs them."""
     generator = torch.Generator().manual_seed(n_samples)
     size = model.config.lip_size
-    faces = (2,) if model.faces_at_once else ()
-    shape = (batch, *faces, max(1, round(n_samples / 640)), size, size)
-    return torch.randn(batch, n_samples, generator=generator), torch.randn(shape, generator=generator)
+    people = (model.n_faces,) if model.faces_at_once else ()
+    shapes = [(batch, n_samples), (batch, *people, max(1, round(n_samples / 640)), size, size)]
+    if model.needs_faces:
+        shapes.append((batch, *people, 3, model.config.face_size, model.config.face_size))
+    return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
 def stir(model: SeparationModel) -> SeparationModel:
@@ -56,10 +70,10 @@ def test_the_output_is_as_long_as_the_input_whatever_its_length(name: str) -> No
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_gives_what_its_rows_give_alone(name: str) -> None:
     model = stir(make(name)).eval()
-    mixture, lips = inputs(model, 3, 8_000)
+    given = inputs(model, 3, 8_000)
     with torch.inference_mode():
-        together = model(mixture, lips)
-        alone = torch.cat([model(mixture[i : i + 1], lips[i : i + 1]) for i in range(3)])
+        together = model(*given)
+        alone = torch.cat([model(*(x[i : i + 1] for x in given)) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
     assert (together[0] - together[1]).abs().max() > 1e-3 * alone.abs().max()
 
@@ -67,9 +81,9 @@ def test_a_batch_gives_what_its_rows_give_alone(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_silence_and_a_black_picture_give_numbers(name: str) -> None:
     model = make(name)
-    mixture, lips = inputs(model, 2, 8_000)
+    black = [torch.zeros_like(x) for x in inputs(model, 2, 8_000)]
     for mode in (True, False):
-        estimates = model.train(mode)(torch.zeros_like(mixture), torch.zeros_like(lips))
+        estimates = model.train(mode)(*black)
         assert torch.isfinite(estimates).all()
 
 
@@ -106,10 +120,10 @@ def test_the_same_seed_makes_the_same_model(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_preparing_for_inference_changes_nothing(name: str) -> None:
     model = stir(make(name)).eval()
-    mixture, lips = inputs(model, 2, 8_003)
+    given = inputs(model, 2, 8_003)
     with torch.inference_mode():
-        before = model(mixture, lips)
-        after = model.prepare_for_inference()(mixture, lips)
+        before = model(*given)
+        after = model.prepare_for_inference()(*given)
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
 
 
@@ -124,15 +138,19 @@ def test_ten_seconds_work(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_misfitting_inputs_are_refused(name: str) -> None:
     model = make(name)
-    mixture, lips = inputs(model, 2, 8_000)
+    mixture, lips, *faces = inputs(model, 2, 8_000)
     with pytest.raises(ModelError, match="same B"):
-        model(mixture[0], lips)
+        model(mixture[0], lips, *faces)
     with pytest.raises(ModelError, match="same B"):
-        model(mixture[:1], lips)
+        model(mixture[:1], lips, *faces)
     with pytest.raises(ModelError, match="one frame per 640 samples"):
-        model(torch.cat([mixture, mixture], dim=1), lips)
+        model(torch.cat([mixture, mixture], dim=1), lips, *faces)
     with pytest.raises(ModelError, match="lip recipe"):
-        model(mixture, lips[..., 1:, 1:])
+        model(mixture, lips[..., 1:, 1:], *faces)
+    if model.needs_faces:
+        for wrong in ([], [faces[0][..., 1:]]):
+            with pytest.raises(ModelError, match="picture of each face"):
+                model(mixture, lips, *wrong)
 
 
 def test_names_match_patterns() -> None:

@@ -22,6 +22,9 @@ class SeparationModel(nn.Module):
     sample_rate: ClassVar[int] = SAMPLE_RATE
     faces_at_once: ClassVar[bool] = False
     """False: one face per pass, n_src = 1. True: `n_faces` faces together, and output k is the voice of face k."""
+    needs_faces: ClassVar[bool] = False
+    """True: `forward` takes a third input, one picture of each person's face as `lipsep.faces.face_picture` makes it,
+    (B, 3, P, P) with P = `config.face_size`, or (B, n_src, 3, P, P) where `faces_at_once`."""
     dead_parameters: ClassVar[tuple[str, ...]] = ()
     """Shell-style patterns of parameters that the published code creates but that never influence the output."""
 
@@ -77,6 +80,20 @@ class SeparationModel(nn.Module):
                 f"got {n_samples} samples with {n_frames} video frames; {self.name} needs one frame per "
                 f"{SAMPLES_PER_FRAME} samples (25 fps at 16 kHz): crop or pad one of them"
             )
+
+    def check_faces(self, mixture: Tensor, faces: Tensor | None) -> None:
+        """Refuse missing or misshapen pictures of faces, where the model needs them.
+
+        Raises:
+            ModelError: see above.
+        """
+        if not self.needs_faces:
+            return
+        people = (self.n_faces,) if self.faces_at_once else ()
+        needed = (len(mixture), *people, 3, self.config.face_size, self.config.face_size)
+        if faces is None or faces.shape != needed:
+            found = "no faces" if faces is None else f"faces {tuple(faces.shape)}"
+            raise ModelError(f"got {found}; {self.name} needs a picture of each face, {needed}")
 
     @staticmethod
     def fit_length(estimates: Tensor, n_samples: int) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipsep.encoders.base import VideoEncoder, register_encoder
-from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv
 
 _STAGES = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))  # channels in, channels out, stride
 _EPS, _MOMENTUM = 1e-3, 0.01  # of the ResNet's batch norms
@@ -45,20 +44,20 @@ class ResidualPair(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Depthwise convolution over time between two pointwise maps, added to its input. Shape: (B, F, C) -> (B, F, C)."""
+    """Depthwise convolution over time between two pointwise ones, added to its input. Shape: (B, C, F) -> (B, C, F)."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.norm_in = BatchNorm(channels)
-        self.expand = nn.Linear(channels, hidden, bias=False)
-        self.norm_hidden = BatchNorm(hidden)
-        self.conv = DepthwiseConv(hidden, 3)
+        self.norm_in = nn.BatchNorm1d(channels)
+        self.expand = nn.Conv1d(channels, hidden, 1, bias=False)
+        self.norm_hidden = nn.BatchNorm1d(hidden)
+        self.conv = nn.Conv1d(hidden, hidden, 3, padding=1, groups=hidden)
         self.activation = nn.PReLU()
-        self.norm_out = BatchNorm(hidden)
-        self.contract = nn.Linear(hidden, channels, bias=False)
+        self.norm_out = nn.BatchNorm1d(hidden)
+        self.contract = nn.Conv1d(hidden, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm_hidden(F.relu(self.expand(self.norm_in(F.relu(x)))))  # (B, F, hidden)
+        y = self.norm_hidden(F.relu(self.expand(self.norm_in(F.relu(x)))))  # (B, hidden, F)
         return x + self.contract(self.norm_out(self.activation(self.conv(y))))
 
 
@@ -88,7 +87,8 @@ class TemporalResNet(VideoEncoder):
         x = F.max_pool2d(x.transpose(1, 2).flatten(0, 1), 3, 2, 1)  # (B * F, 64, 28, 28)
         for stage in self.stages:
             x = stage(x)  # (B * F, 512, 4, 4) after the last
-        return self.temporal(self.reduce(x.mean((2, 3)).unflatten(0, lips.shape[:2])))
+        x = self.reduce(x.mean((2, 3))).unflatten(0, lips.shape[:2])  # (B, F, 256)
+        return self.temporal(x.mT).mT
 
 
 register_encoder("resnet18_temporal", TemporalResNet)

@@ -17,6 +17,7 @@ from lipsep.commands.evaluate import evaluate
 from lipsep.commands.plot import plot
 from lipsep.commands.pretrain import pretrain
 from lipsep.commands.profile import profile
+from lipsep.commands.serve import serve
 from lipsep.commands.web import web
 from lipsep.errors import LipsepError, ModelError, OutputError, plain_reason
 from lipsep.terminal import Device, Stopped, Threads, account, complain, needs_extra, open_separator, progress
@@ -190,6 +191,7 @@ def train(
 
 app.command()(evaluate)
 app.command()(web)
+app.command()(serve)
 app.command()(compare)
 app.command()(profile)
 app.add_typer(plot, name="plot")

@@ -114,7 +114,7 @@ def create_app(
             return
         visit = visits.begin(request.session_hash)
         source = visit.folder / Path(upload).name
-        shutil.move(upload, source)
+        os.link(upload, source)  # not moved: Gradio keeps equal files of two visitors in one place, and sweeps it
         worker = workers.get()
         try:
             yield from _run(worker, visit, source, limits)
@@ -128,7 +128,7 @@ def create_app(
     with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, int(limits.keep_s))) as page:
         gradio.Markdown(
             "# lipsep\nDrop a video of people who talk at once. Everyone who is visible gets a voice of their own. "
-            f"Your file stays on this machine and is removed when you leave. At most {limits.upload_mb:g} MB and "
+            f"Your file stays on this machine and is removed after use. At most {limits.upload_mb:g} MB and "
             f"{limits.duration_s / 60:g} minutes."
         )
         upload = gradio.File(label="Video", file_count="single", elem_id="lipsep-upload")

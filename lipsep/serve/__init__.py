@@ -1,0 +1,1 @@
+"""Separation over HTTP: submit, poll, fetch, cancel. Needs `pip install 'lipsep[serve]'`."""

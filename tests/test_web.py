@@ -1,0 +1,270 @@
+"""The web page as visitors meet it: over plain HTTP, and in a real headless Chromium where there is one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lipsep.checkpoints import save_model
+from lipsep.data.scenes import build_clip, demo_people
+from lipsep.models import create_model
+from lipsep.web.pieces import failure_html, player_html
+from lipsep.web.visitors import Visits
+
+httpx = pytest.importorskip("httpx")
+
+MAX_MB, PATIENCE_S = 3.0, 240.0
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "two people.mp4"
+    build_clip(demo_people(), path, duration_s=2, size=(320, 180))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[str]:
+    """Address of a page that runs in this process, with a tiny model and small limits."""
+    pytest.importorskip("gradio", reason="needs pip install 'lipsep[web]'")
+    import uvicorn
+
+    from lipsep.web.app import Limits, create_app
+
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    torch.manual_seed(0)
+    save_model(create_model("dolphin_test"), folder, {"licence": "CC0", "keeps_level": True})
+    app = create_app(str(folder), "cpu", 1, 1, Limits(upload_mb=MAX_MB, duration_s=20))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    running.should_exit = True
+    running.force_exit = True
+    thread.join(30)
+
+
+class Visitor:
+    """A visitor without a browser: uploads and listens as the page's own script does."""
+
+    def __init__(self, address: str) -> None:
+        self.http = httpx.Client(base_url=address, timeout=PATIENCE_S)
+        self.session = uuid.uuid4().hex
+        config = self.http.get("/config").json()
+        self._function = next(d["id"] for d in config["dependencies"] if [t[1] for t in d["targets"]] == ["upload"])
+
+    def upload(self, name: str, content: bytes) -> httpx.Response:
+        return self.http.post("/gradio_api/upload", files={"files": (name, content)})
+
+    def separate(self, name: str, content: bytes) -> list[str]:
+        """Everything that was shown, joined for each state of the page."""
+        (path,) = self.upload(name, content).json()
+        data = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+        order = {"data": [data], "fn_index": self._function, "session_hash": self.session}
+        self.http.post("/gradio_api/queue/join", json=order).raise_for_status()
+        shown: list[list] = []
+        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as events:
+            for line in events.iter_lines():
+                if not line.startswith("data: "):
+                    continue
+                event = json.loads(line[6:])
+                if event["msg"] in ("process_generating", "process_completed"):
+                    assert event["success"], event
+                    shown.append(json.dumps(event["output"].get("data")))
+                if event["msg"] == "process_completed":
+                    break
+        return shown
+
+
+@pytest.fixture
+def visitor(server) -> Visitor:
+    return Visitor(server)
+
+
+def result_key(shown: list[str]) -> str:
+    return next(part for text in shown for part in text.split("results/")[1:]).split("/")[0]
+
+
+# --- Without a browser -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_video_becomes_voices_to_hear_and_take_away(visitor, server, clip):
+    shown = visitor.separate(clip.name, clip.read_bytes())
+    faces = next(k for k, text in enumerate(shown) if "data:image/png" in text)
+    assert faces < len(shown) - 1, "faces appear before the voices are there"
+    base = f"/results/{result_key(shown)}"
+    wav = visitor.http.get(f"{base}/speaker_2.wav", headers={"Range": "bytes=0-3"})
+    assert (wav.status_code, wav.content) == (206, b"RIFF")  # players ask for parts
+    assert visitor.http.get(f"{base}/original.wav").status_code == 200
+    everything = visitor.http.get(f"{base}/everything.zip", params={"2": "Anna/../<b>"})
+    names = zipfile.ZipFile(io.BytesIO(everything.content)).namelist()
+    assert {"speaker_1.wav", "2 Anna..b.wav", "2 Anna..b.mp4", "residual.wav", "overview.png", "report.json"} <= {
+        *names
+    }
+    for outside in (
+        f"{base}/{clip.name}",  # the upload itself
+        f"{base}/..%2f..%2fetc%2fpasswd",
+        f"{base}/%2e%2e/%2e%2e/etc/passwd",
+        "/results/nobody/speaker_1.wav",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=../../etc/passwd",
+    ):
+        assert visitor.http.get(outside).status_code in (403, 404), outside
+    again = Visitor(server).http.get(f"{base}/report.json").json()
+    assert str(Path("/")) + "tmp" not in json.dumps(again)  # no path of the machine
+    visitor.separate("next.mp4", b"nothing")
+    assert visitor.http.get(f"{base}/speaker_2.wav").status_code == 404  # removed when the visitor begins anew
+
+
+def test_a_wrong_file_gets_a_sentence(visitor):
+    last = visitor.separate("holiday.mp4", b"this is no video" * 100)[-1]
+    assert "holiday.mp4" in last and "cannot be read" in last and "Traceback" not in last
+    assert "<img" not in visitor.separate("<img src=x>.mp4", b"no")[-1]  # names are text, not markup
+
+
+def test_what_is_too_large_or_too_long_is_refused(visitor, tmp_path):
+    answer = visitor.upload("big.mp4", bytes(int(MAX_MB * 2**20) + 1000))
+    assert answer.status_code == 413
+    from clips import make_clip
+
+    long = make_clip(tmp_path / "long.mp4", seconds=25.0, fps=2)
+    assert "at most" in visitor.separate("long.mp4", long.read_bytes())[-1]
+
+
+def test_nothing_is_fetched_from_anywhere_else(visitor, server):
+    html = visitor.http.get("/").text
+    for tag in ("<script", "<link"):
+        for piece in html.split(tag)[1:]:
+            attributes = piece.split(">")[0]
+            assert "http" not in attributes.replace(server, ""), attributes
+    config = visitor.http.get("/config").json()
+    assert config["analytics_enabled"] is False
+
+
+def test_folders_of_visitors_are_private_and_go_away(tmp_path):
+    visits = Visits(tmp_path, keep_s=0.2)
+    one, two = visits.begin("one"), visits.begin("two")
+    assert one.key != two.key and len(one.key) >= 32 and one.folder.stat().st_mode & 0o077 == 0
+    for visit in one, two:
+        (visit.folder / "results").mkdir()
+        (visit.folder / "results" / "speaker_1.wav").write_bytes(b"RIFF")
+        (visit.folder / "results" / "secret").write_bytes(b"")
+    assert visits.file(one.key, "speaker_1.wav") and visits.file(one.key, "secret") is None
+    assert visits.file(one.key, f"../../{two.key}/results/speaker_1.wav") is None and visits.file("..", "x") is None
+    visits.end("one")
+    assert one.stop.is_set() and not one.folder.exists() and two.folder.exists()
+    time.sleep(0.3)
+    visits.sweep()
+    assert not two.folder.exists() and visits.file(two.key, "speaker_1.wav") is None
+
+
+def test_what_comes_from_outside_is_escaped():
+    report = {
+        "input": {"duration_s": 2.0},
+        "tracks": [{"person": 1, "presence": [[0.0, 1.0]], "files": ["speaker_1.wav", "speaker_1.mp4"]}],
+        "files": ["speaker_1.wav", "speaker_1.mp4"],
+        "warnings": ["<script>alert(1)</script>"],
+    }
+    html = player_html("key", report) + failure_html("<b>")
+    assert "<script>" not in html and "<b>" not in html and "width:50.00%" in html
+
+
+# --- In Chromium -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: on Debian, apt-get install chromium")
+    with playwright.sync_playwright() as tools:
+        chromium = tools.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        )
+        yield chromium
+        chromium.close()
+
+
+def open_page(browser, address: str):
+    """A fresh visitor's page, and the addresses of other machines that it asked for."""
+    page = browser.new_context(viewport={"width": 1000, "height": 1200}, accept_downloads=True).new_page()
+    page.set_default_timeout(PATIENCE_S * 1000)
+    elsewhere: list[str] = []
+    page.on(
+        "request",
+        lambda request: (
+            elsewhere.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None
+        ),
+    )
+    page.goto(address)
+    page.wait_for_selector("#lipsep-upload input[type=file]", state="attached")
+    return page, elsewhere
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_in_chromium_upload_wait_play_switch_download_wrong_file_and_two_at_once(browser, server, clip, tmp_path):
+    (one, elsewhere), (two, _) = open_page(browser, server), open_page(browser, server)
+    one.set_input_files("#lipsep-upload input[type=file]", str(clip))
+    two.set_input_files("#lipsep-upload input[type=file]", str(clip))
+    one.wait_for_selector(".lipsep-people img")
+    one.fill('.lipsep-people .lipsep-name[data-person="2"]', "Anna")
+    for page in one, two:
+        page.wait_for_selector(".lipsep-player")
+    one.fill('.lipsep-people .lipsep-name[data-person="2"]', "Anna B")
+    assert one.inner_text('[data-named="2"]') == "Anna B"
+
+    one.evaluate("document.querySelector('.lipsep-player video').play()")
+    one.wait_for_function("document.querySelector('.lipsep-player video').currentTime > 0.3")
+    one.check('input[name=lipsep-heard][value="speaker_2"]')
+    heard = "[...document.querySelectorAll('.lipsep-player audio')].filter(a => !a.muted).map(a => a.dataset.voice)"
+    assert one.evaluate(heard) == ["speaker_2"]
+    drift = """() => { const at = (what) => document.querySelector('.lipsep-player ' + what).currentTime;
+        return Math.abs(at('video') - at('audio[data-voice=speaker_2]')); }"""
+    assert one.evaluate(drift) < 0.3
+    one.evaluate("document.querySelector('.lipsep-overview').scrollIntoView()")
+    one.wait_for_function("document.querySelector('.lipsep-overview').naturalWidth > 500")
+    if "LIPSEP_SCREENSHOT" in os.environ:  # for the README
+        one.screenshot(path=os.environ["LIPSEP_SCREENSHOT"], full_page=True)
+
+    with one.expect_download() as voice:
+        one.click('a[data-person="2"][data-kind="wav"]')
+    assert voice.value.suggested_filename == "Anna B.wav"
+    with one.expect_download() as everything:
+        one.click("a[data-kind=zip]")
+    everything.value.save_as(tmp_path / "all.zip")
+    assert "2 Anna B.wav" in zipfile.ZipFile(tmp_path / "all.zip").namelist()
+    keys = [page.get_attribute(".lipsep-player audio", "src").split("/")[1] for page in (one, two)]
+    assert keys[0] != keys[1]
+
+    wrong = tmp_path / "wrong.mp4"
+    wrong.write_bytes(b"no video")
+    third, _ = open_page(browser, server)
+    third.set_input_files("#lipsep-upload input[type=file]", str(wrong))
+    assert "wrong.mp4" in third.inner_text(".lipsep-failure")
+    assert not elsewhere, elsewhere
+    two.close()
+    gone_s = time.monotonic() + 30
+    while httpx.get(f"{server}/results/{keys[1]}/report.json").status_code != 404 and time.monotonic() < gone_s:
+        time.sleep(0.5)
+    assert httpx.get(f"{server}/results/{keys[1]}/report.json").status_code == 404  # a visitor who leaves takes all
+    assert httpx.get(f"{server}/results/{keys[0]}/report.json").status_code == 200

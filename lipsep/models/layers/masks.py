@@ -18,5 +18,8 @@ class ReLUMasks(nn.Module):
         self.n_src = n_src
 
     def forward(self, features: Tensor, encoded: Tensor) -> Tensor:
-        masks = self.linear(self.act(features)).relu().unflatten(-1, (self.n_src, -1))  # (B, T, n_src, N)
-        return masks.transpose(1, 2) * encoded.unsqueeze(1)
+        return self.values(features) * encoded.unsqueeze(1)
+
+    def values(self, features: Tensor) -> Tensor:
+        """The masks alone, >= 0. Shape: (B, T, C) -> (B, n_src, T, N)."""
+        return self.linear(self.act(features)).relu().unflatten(-1, (self.n_src, -1)).transpose(1, 2)

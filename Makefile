@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast train-toy lint bench clean
+.PHONY: demo test test-fast train-toy lint bench results clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lipsep demo
@@ -23,6 +23,9 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/dolphin_speed.py
+
+results: $(VENV)/.installed
+	$(BIN)/python -m lipsep.evaluation.results docs/results
 
 # what separating needs: wheels only, no compiler
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -116,7 +116,8 @@ PARTIAL = "utterances.partial.csv"
 
 
 def describe(system: SeparationModel | Estimates, protocol: Protocol) -> dict[str, Any]:
-    """Everything that decides the figures, for ``settings.json``; a model is known by a digest of its weights."""
+    """Everything that decides the figures, for ``settings.json``: names, not places, of folders; digests of the weights
+    and of a manifest."""
     if isinstance(system, SeparationModel):
         digest = hashlib.sha256()
         for key, tensor in sorted(system.state_dict().items()):
@@ -124,9 +125,9 @@ def describe(system: SeparationModel | Estimates, protocol: Protocol) -> dict[st
             digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
         who = {"model": system.name, "weights_sha256": digest.hexdigest()}
     else:
-        who = {"estimates": system.folder.as_posix()}
+        who = {"estimates": system.folder.resolve().name}
     settings = {key: value for key, value in asdict(protocol).items() if key != "root"}
-    shown = {key: value.as_posix() if isinstance(value, Path) else value for key, value in settings.items()}
+    shown = {key: value.resolve().name if isinstance(value, Path) else value for key, value in settings.items()}
     if protocol.data.is_file():
         shown["data_sha256"] = hashlib.sha256(protocol.data.read_bytes()).hexdigest()
     return json.loads(json.dumps({**who, **shown, "metrics": METRICS}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 from torch import Tensor, nn
 
+import lipsep.separator
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import create_model
 from lipsep.models.bin import BIN, PUBLISHED_FILES
 from lipsep.models.published import convert_published, published_model
 from lipsep.profiling.counting import count_calls
+from lipsep.separator import Separator
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 ABLATIONS = {
@@ -219,6 +222,31 @@ def test_ablations_learn_with_every_parameter(fusion: str) -> None:
 def test_impossible_settings_are_refused(settings: dict) -> None:
     with pytest.raises(ModelError, match=r"fusion|at least 1"):
         create_model("bin_test", **settings)
+
+
+# --- The main path ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_video_gives_as_many_voices_as_faces_whatever_number_the_model_takes(monkeypatch) -> None:
+    demo = files("lipsep") / "assets" / "demo.mp4"
+    separator = Separator(create_model("bin_test"), "cpu", window_s=2.0, overlap_s=0.4)
+    both = separator(demo)
+    assert both.voices.shape[0] == 2 and both.report["settings"]["iterations"] == 3
+    tracks = both.tracks
+    monkeypatch.setattr(lipsep.separator, "find_faces", lambda frames, *, speakers, **_: tracks[:speakers])
+    fewer = separator(demo, iterations=1)
+    assert fewer.report["settings"]["iterations"] == 1 and np.abs(fewer.voices - both.voices).max() > 1e-4
+    np.testing.assert_allclose(separator(demo).voices, both.voices, atol=1e-6)  # as it was made
+    assert separator(demo, speakers=1).voices.shape[0] == 1
+    alone = Separator(create_model("bin_test", n_src=1), "cpu")(demo).voices
+    assert alone.shape == both.voices.shape and np.isfinite(alone).all()
+
+
+def test_a_model_that_does_not_iterate_says_so() -> None:
+    separator = Separator(create_model("dolphin_test"), "cpu")
+    with pytest.raises(ModelError, match="no number of iterations"):
+        separator((np.zeros(6400, np.float32), np.zeros((10, 32, 32, 3), np.uint8)), iterations=4)
 
 
 # --- Training --------------------------------------------------------------------------------------------------------

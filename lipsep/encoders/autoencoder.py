@@ -54,6 +54,8 @@ class FrameAutoencoder(VideoEncoder):
     Shape: lips (B, F, S, S) -> (B, F, channels[-1] (S / 2^n)^2), in the order channel, row, column.
     """
 
+    lookahead_frames = 0
+
     def __init__(
         self, channels: tuple[int, ...] = (8, 16, 32), lip_size: int = 64, lip_recipe: str = "mouth_64"
     ) -> None:

@@ -21,11 +21,13 @@ class VideoEncoder(nn.Module):
         feature_dim: length of a frame's feature vector.
         lip_size: S, px.
         lip_recipe: how the pictures are made (`lipsep.lips`); a separator takes it over as its own.
+        lookahead_frames: a picture's features depend on this many later ones, and as many earlier; None: on more.
     """
 
     feature_dim: int
     lip_size: int
     lip_recipe: str
+    lookahead_frames: int | None = None
 
     def forward(self, lips: Tensor) -> Tensor:
         raise NotImplementedError

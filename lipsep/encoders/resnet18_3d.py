@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from lipsep.encoders.base import VideoEncoder, register_encoder
 
 CHANNELS = (64, 128, 256, 512)
+FRONT_FRAMES = 5  # that the first convolution sees together
 BLOCKS_PER_STAGE = 2
 
 
@@ -32,7 +33,9 @@ class FrontConv(nn.Module):
 
     def __init__(self, slope_per_channel: bool) -> None:
         super().__init__()
-        self.weight = nn.Conv3d(1, CHANNELS[0], (5, 7, 7), bias=False).weight  # for PyTorch's own initialisation
+        self.weight = nn.Conv3d(
+            1, CHANNELS[0], (FRONT_FRAMES, 7, 7), bias=False
+        ).weight  # for PyTorch's own initialisation
         self.norm = nn.BatchNorm2d(CHANNELS[0])
         self.act = nn.PReLU(CHANNELS[0] if slope_per_channel else 1)
 
@@ -76,6 +79,8 @@ class ResNet18Lips(VideoEncoder):
     Shape: lips (B, F, S, S) -> (B, F, feature_dim).
     """
 
+    lookahead_frames = FRONT_FRAMES // 2
+
     def __init__(
         self, lip_size: int = 88, lip_recipe: str = "mouth_88", embedding: int | None = None, prelu: bool = True
     ) -> None:
@@ -94,13 +99,15 @@ class ResNet18Lips(VideoEncoder):
         if embedding is not None:
             self.embed = nn.Sequential(nn.Linear(CHANNELS[-1], embedding), nn.BatchNorm1d(embedding))
 
-    def forward(self, lips: Tensor) -> Tensor:
+    def forward(self, lips: Tensor, wanted: slice = slice(None)) -> Tensor:
+        """wanted: of which pictures; the others are context (in a stream)."""
         x = self.front(lips)  # (B * F, 64, S / 4, S / 4)
+        x = x.unflatten(0, lips.shape[:2])[:, wanted].flatten(0, 1)
         for block in self.trunk:
             x = block(x)
         x = x.mean((2, 3))  # (B * F, 512)
         x = x if self.embed is None else self.embed(x)
-        return x.unflatten(0, lips.shape[:2])
+        return x.unflatten(0, (len(lips), -1))
 
 
 def published_key(name: str) -> str:

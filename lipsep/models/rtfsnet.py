@@ -25,8 +25,10 @@ from lipsep.models.base import SeparationModel
 from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, pool_to, stretch_to
 from lipsep.models.layers.time_frequency import (
     DepthwiseConv2d,
+    Gateway,
     RecurrentPath,
     TFAttention,
+    VideoProjection,
     as_map,
     as_picture,
     complex_mask,
@@ -141,19 +143,6 @@ class Injection(nn.Module):
         return torch.addcmul(stretch_like(self.content(coarse), fine), self.fine(fine), gate)
 
 
-class Gateway(nn.Module):
-    """A gain, an offset and a PReLU. Shape: (..., C) -> (..., C)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels).uniform_(-1, 1))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.act = nn.PReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(torch.addcmul(self.bias, x, self.weight))
-
-
 class TopDownBlock(nn.Module):
     """Compress, mix everything at the coarsest scale, and bring what was found back up (paper, Section 3.2).
 
@@ -229,20 +218,6 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.dropout(F.relu(self.conv(self.norm_in(self.expand(x)))))
         return x + self.dropout(self.norm_out(self.contract(y)))
-
-
-class VideoProjection(nn.Module):
-    """From the features of an encoder that has not `channels` of them: as many groups as both sizes allow.
-
-    With DP-LipCoder, each of its 32 pictures of 11 x 11 becomes 16 numbers. Shape: (B, F, C) -> (B, F, channels).
-    """
-
-    def __init__(self, feature_dim: int, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(feature_dim, channels, 1, groups=math.gcd(feature_dim, channels))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.conv(features.transpose(1, 2)).transpose(1, 2)
 
 
 class CrossDimensionalFusion(nn.Module):

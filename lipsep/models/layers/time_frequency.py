@@ -6,6 +6,8 @@ see the past alone, and what they need of it in the next piece of a stream stays
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +37,29 @@ def past_and_present(x: Tensor, n_past: int, memory: Memory, dim: int = 1) -> Te
     y = torch.cat([past, x], dim)
     memory.keep(y.narrow(dim, y.shape[dim] - n_past, n_past))
     return y
+
+
+class Affine(nn.Module):
+    """A gain and an offset per channel. Shape: (..., C) -> (..., C)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels).uniform_(-1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, x, self.weight)
+
+
+class Gateway(Affine):
+    """A gain, an offset and a PReLU. Shape: (..., C) -> (..., C)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
 
 
 class DepthwiseConv2d(nn.Module):
@@ -80,7 +105,8 @@ class RecurrentPath(nn.Module):
     """A residual recurrent network along one axis, all lines of the other axis alike.
 
     `window` neighbouring steps go into the recurrence as one; as many come out of each of its steps, and overlapping
-    ones are added. With a memory the recurrence sees one step at a time, and its steps spread into the future alone.
+    ones are added. A causal path takes a memory, and one step at a time; its `spread` is never used (the published code
+    creates it all the same).
 
     Shape: (B, T, F, C) -> (B, T, F, C).
 
@@ -119,8 +145,6 @@ class RecurrentPath(nn.Module):
         else:
             y, carry = self.rnn(y, memory.recall())
             memory.keep(carry)
-            y = past_and_present(y, self.window - 1, memory, dim=0)
-            y = self._spread(y)[self.window - 1 : self.window - 1 + n_steps]
         y = y.unflatten(1, lines.shape[1:3])  # (L, B, N, C)
         return x + (y.permute(1, 0, 2, 3) if self.axis == 1 else y.permute(1, 2, 0, 3))
 
@@ -164,7 +188,7 @@ class TFAttention(nn.Module):
 
     Args:
         qk_channels: E, per head and frequency, of queries and keys; values have C / H.
-        span: with a memory, a frame attends to this many frames, itself the last.
+        span: with a memory, a frame attends to this many frames, itself the last; None: to all so far.
     """
 
     def __init__(self, channels: int, n_heads: int, qk_channels: int, n_freqs: int, span: int | None = None) -> None:
@@ -192,11 +216,25 @@ class TFAttention(nn.Module):
         for new in (k, v):
             past = memory.recall()
             both = new if past is None else torch.cat([past, new], dim=2)
-            memory.keep(both[:, :, max(0, both.shape[2] - (self.span - 1)) :])
+            memory.keep(both if self.span is None else both[:, :, max(0, both.shape[2] - (self.span - 1)) :])
             joined.append(both)
         n_keys = joined[0].shape[2]
         age = torch.arange(n_keys - n_steps, n_keys, device=k.device)[:, None] - torch.arange(n_keys, device=k.device)
-        return joined, (age >= 0) & (age < self.span)
+        return joined, (age >= 0) & (age < (self.span or n_keys))
+
+
+class VideoProjection(nn.Module):
+    """From the features of an encoder that has not `channels` of them: as many groups as both sizes allow.
+
+    With DP-LipCoder, each of its 32 pictures of 11 x 11 becomes 16 numbers. Shape: (B, F, C) -> (B, F, channels).
+    """
+
+    def __init__(self, feature_dim: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(feature_dim, channels, 1, groups=math.gcd(feature_dim, channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.conv(features.transpose(1, 2)).transpose(1, 2)
 
 
 def spectrogram(waveform: Tensor, n_fft: int, hop: int) -> Tensor:

@@ -43,6 +43,15 @@ class SeparationModel(nn.Module):
         """Faces that go through the network together: 1, or the `n_src` it was built for where `faces_at_once`."""
         return self.config.n_src if self.faces_at_once else 1
 
+    @property
+    def iterations(self) -> int | None:
+        """Passes through a block with shared weights, where their number may be set at any time; else None."""
+        return None
+
+    @iterations.setter
+    def iterations(self, number: int) -> None:
+        raise ModelError(f"{self.name} has no number of iterations to choose: leave it out")
+
     def prepare_for_inference(self) -> SeparationModel:
         """Switch to evaluation mode and let layers precompute what fixed weights allow; outputs stay the same."""
         self.eval()

@@ -77,6 +77,9 @@ def separate(
     keep_offscreen: Annotated[
         bool, typer.Option("--keep-offscreen", help="Also hear people while they are not visible.")
     ] = False,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Of a model that refines its answer step by step: fewer are quicker.")
+    ] = None,
     video: Annotated[
         str, typer.Option(help="A video per person: none, original, or tracked (boxes drawn in).")
     ] = "original",
@@ -115,6 +118,7 @@ def separate(
         "detect_every_n": detect_every_n,
         "face_scale": face_scale,
         "keep_offscreen": keep_offscreen,
+        "iterations": iterations,
         "video": video,
         "overwrite": overwrite,
         "save_artifacts": save_artifacts,

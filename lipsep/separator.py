@@ -79,7 +79,7 @@ class Separator:
     ) -> None:
         self.device = choose_device(device)
         loaded = model if isinstance(model, torch.nn.Module) else load_model(model)
-        self._fingerprint = _fingerprint(loaded)
+        self._fingerprint, self._iterations = _fingerprint(loaded), loaded.iterations
         self.model = loaded.to(self.device).prepare_for_inference()
         self.window_s, self.overlap_s = window_s, overlap_s
         self.batch = batch or (1 if self.device.type == "cpu" else 8)
@@ -98,6 +98,7 @@ class Separator:
         detect_every_n: int = 5,
         face_scale: float = 1.0,
         keep_offscreen: bool = False,
+        iterations: int | None = None,
         video: str = "original",
         overwrite: bool = False,
         save_artifacts: bool = False,
@@ -116,6 +117,7 @@ class Separator:
             face_scale: enlarge the picture for the detector, 2 finds faces of half the size.
             keep_offscreen: also hear people while they are not visible. Default: they fade out within 80 ms; only
                 absences of up to half a second, and the end of the sound after the last picture, are bridged.
+            iterations: of a model that refines its answer step by step (BIN): fewer are quicker. None: as it was made.
             video: per-person video "original" (picture copied unchanged), "tracked" (boxes drawn in) or "none".
             overwrite: replace finished work in `out_dir`. Without it the same job is skipped, another is refused.
             save_artifacts: also write landmarks (.npz) and the lip pictures that the model saw (.mp4).
@@ -126,6 +128,7 @@ class Separator:
             MediaError: no sound, no pictures, or a file that cannot be read.
             FaceError: nobody is visible.
             OutputError: the folder cannot be written, or holds finished work of another job.
+            ModelError: `iterations` of a model that does not iterate, or less than 1.
         """
         if video not in VIDEO_CHOICES:
             raise OutputError(f"video '{video}' is not a choice: use {', '.join(VIDEO_CHOICES)}")
@@ -142,6 +145,8 @@ class Separator:
             "window_s": self.window_s,
             "overlap_s": self.overlap_s,
         }
+        if (number := self._iterations if iterations is None else iterations) is not None:
+            self.model.iterations = settings["iterations"] = number
         run = _Run(clip, settings, hook, on_faces)
         if out_dir is None:
             with tempfile.TemporaryDirectory(prefix="lipsep-") as work, writing_to(Path(work)), ExitStack() as stack:

@@ -86,6 +86,9 @@ def separate(
     save_artifacts: Annotated[
         bool, typer.Option("--save-artifacts", help="Also write landmarks and the lip pictures the model saw.")
     ] = False,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Picture by picture, hearing the past alone; for causal models.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished work again and replace it.")] = False,
     threads: Threads = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Also search the folders inside a folder.")] = False,
@@ -122,6 +125,7 @@ def separate(
         "video": video,
         "overwrite": overwrite,
         "save_artifacts": save_artifacts,
+        "streaming": streaming,
     }
     if jobs or any(source.is_dir() for source in sources):
         separate_batch(

@@ -28,6 +28,7 @@ from lipsep.lips import extract_lips, lip_recipe
 from lipsep.models import SeparationModel
 from lipsep.outputs import REPORT, OutputFolder, finished_report, writing_to
 from lipsep.report import peak_memory_mib, presence_runs, versions
+from lipsep.streaming import check_streamable, separate_stream
 from lipsep.voices import VIDEO_CHOICES, SampleSpool, SeparatedVoices, is_result_name, write_results
 from lipsep.windows import Hook, separate_windows
 
@@ -102,6 +103,7 @@ class Separator:
         video: str = "original",
         overwrite: bool = False,
         save_artifacts: bool = False,
+        streaming: bool = False,
         hook: Hook | None = None,
         on_faces: Callable[[list[FaceTrack]], None] | None = None,
     ) -> SeparationResult:
@@ -121,6 +123,7 @@ class Separator:
             video: per-person video "original" (picture copied unchanged), "tracked" (boxes drawn in) or "none".
             overwrite: replace finished work in `out_dir`. Without it the same job is skipped, another is refused.
             save_artifacts: also write landmarks (.npz) and the lip pictures that the model saw (.mp4).
+            streaming: separate picture by picture, hearing the past alone (`lipsep.streaming`); for causal models.
             hook: called as `hook(step, completed, total)`, steps "read", "faces", "lips", "separate", "write".
             on_faces: called with everyone who was found, before their voices are separated.
 
@@ -132,6 +135,8 @@ class Separator:
         """
         if video not in VIDEO_CHOICES:
             raise OutputError(f"video '{video}' is not a choice: use {', '.join(VIDEO_CHOICES)}")
+        if streaming:
+            check_streamable(self.model)
         clip: Clip = ArrayClip(*source) if isinstance(source, tuple) else FileClip(source)
         settings = {
             "model": self.model.name,
@@ -142,6 +147,7 @@ class Separator:
             "keep_offscreen": keep_offscreen,
             "video": video,
             "save_artifacts": save_artifacts,
+            "streaming": streaming,
             "window_s": self.window_s,
             "overlap_s": self.overlap_s,
         }
@@ -220,19 +226,14 @@ class Separator:
             found = SeparatedVoices(
                 tracks, lips, mixture, [spool(f"voice_{t.person}") for t in tracks], spool("residual")
             )
-            blocks = separate_windows(
-                self.model,
-                mixture.read,
-                mixture.n_samples,
-                lips,
-                None if settings["keep_offscreen"] else [_heard(t.present, n_frames) for t in tracks],
-                window_s=self.window_s,
-                overlap_s=self.overlap_s,
-                batch=self.batch,
-                device=self.device,
-                hook=run.progress,
-                warn=run.warn,
-            )
+            present = None if settings["keep_offscreen"] else [_heard(t.present, n_frames) for t in tracks]
+            voices = (self.model, mixture.read, mixture.n_samples, lips, present)
+            common = {"device": self.device, "hook": run.progress, "warn": run.warn}
+            if settings["streaming"]:
+                blocks = separate_stream(*voices, **common)
+            else:
+                windows = {"window_s": self.window_s, "overlap_s": self.overlap_s, "batch": self.batch}
+                blocks = separate_windows(*voices, **windows, **common)
             for start, block in blocks:
                 found.add(mixture.read(start, start + block.shape[1]), block)
         return found

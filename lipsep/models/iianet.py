@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +29,10 @@ from torch.nn import functional as F
 from lipsep.encoders import encoder_for, resnet18_3d
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, nearest_steps, pool_to, stretch_to
+from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, nearest_steps, stretch_to
 from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.models.layers.masks import ReLUMasks
+from lipsep.models.layers.top_down import BottomUp, ConvNorm, IntraAttention, TopDown
 from lipsep.models.published import PublishedFile, register_published, within
 from lipsep.models.registry import register_model
 
@@ -78,18 +78,6 @@ class SequenceConv(nn.Conv1d):
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-class ConvNorm(nn.Module):
-    """A convolution (pointwise, depthwise or dense) and a global norm. Shape: (B, T, C) -> (B, T', C')."""
-
-    def __init__(self, conv: nn.Module, c_out: int) -> None:
-        super().__init__()
-        self.conv = conv
-        self.norm = GlobalNorm(c_out, eps=1e-8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
-
-
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): in training, a residual branch is zero for some recordings of a batch."""
 
@@ -103,30 +91,6 @@ class DropPath(nn.Module):
         return F.dropout(branch.new_ones(len(branch), 1, 1), self.share) * branch
 
 
-class IntraAttention(nn.Module):
-    """Global features gate local ones and are added to them (IntraA): `local * sigmoid(gate) + offset`.
-
-    Gate and offset have few steps, so whatever can be done to them before they are stretched is done there: the gain
-    and bias of the local features' norm too.
-
-    Shape: local (B, T, C), coarse (B, L, C) -> (B, T, C).
-    """
-
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        self.local, self.offset, self.gate = (
-            ConvNorm(DepthwiseConv(channels, kernel, bias=False), channels) for _ in range(3)
-        )
-
-    def forward(self, local: Tensor, coarse: Tensor) -> Tensor:
-        return self._apply(local, torch.sigmoid(self.gate(coarse)), self.offset(coarse))
-
-    def _apply(self, local: Tensor, gate: Tensor, offset: Tensor) -> Tensor:
-        time, norm = local.shape[1], self.local.norm
-        gain, bias = gate * norm.weight, torch.addcmul(offset, gate, norm.bias)  # (B, L, C)
-        return torch.addcmul(stretch_to(bias, time), norm.standardise(self.local.conv(local)), stretch_to(gain, time))
-
-
 class AudioIntraAttention(IntraAttention):
     """The same for the audio's first fusion, where the global features are stretched before their norms.
 
@@ -137,7 +101,7 @@ class AudioIntraAttention(IntraAttention):
         steps = nearest_steps(coarse.shape[1], local.shape[1], coarse.device)
         share = torch.bincount(steps, minlength=coarse.shape[1]) / (len(steps) * coarse.shape[2])  # (L,)
         gate, offset = (self._normalised(part, coarse, share[:, None]) for part in (self.gate, self.offset))
-        return self._apply(local, torch.sigmoid(gate), offset)
+        return self._inject(local, torch.sigmoid(gate), offset)
 
     @staticmethod
     def _normalised(part: ConvNorm, coarse: Tensor, share: Tensor) -> Tensor:
@@ -145,49 +109,6 @@ class AudioIntraAttention(IntraAttention):
         y = y - (y * share).sum((1, 2), keepdim=True)
         variance = (y.square() * share).sum((1, 2), keepdim=True)
         return torch.addcmul(norm.bias, y * torch.rsqrt(variance + norm.eps), norm.weight)
-
-
-class BottomUp(nn.Module):
-    """From fine to coarse by strided depthwise convolutions.
-
-    Shape: (B, T, C) -> maps, a list of (B, ceil(T / 2^k), H), and their sum at the coarsest resolution.
-    """
-
-    def __init__(self, channels: int, hidden: int, kernel: int, n_scales: int, activation: nn.Module) -> None:
-        super().__init__()
-        self.project = ConvNorm(nn.Linear(channels, hidden), hidden)
-        self.activation = activation
-        self.scales = nn.ModuleList(
-            ConvNorm(DepthwiseConv(hidden, kernel, stride=1 if k == 0 else 2), hidden) for k in range(n_scales)
-        )
-
-    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        x, maps = self.activation(self.project(x)), []
-        for scale in self.scales:
-            x = scale(x)  # halves the time resolution, except the first
-            maps.append(x)
-        return maps, sum(pool_to(m, x.shape[1]) for m in maps)
-
-
-class TopDown(nn.Module):
-    """From coarse to fine: every scale is gated by the global features, then by the scale below it.
-
-    Shape: maps [(B, T / 2^k, H)] as fused with the global features -> (B, T, C).
-    """
-
-    fusion_class: ClassVar[type[IntraAttention]] = IntraAttention
-
-    def __init__(self, channels: int, hidden: int, n_scales: int) -> None:
-        super().__init__()
-        self.fusions = nn.ModuleList(self.fusion_class(hidden, 1) for _ in range(n_scales))
-        self.descent = nn.ModuleList(IntraAttention(hidden, 5) for _ in range(n_scales - 1))
-        self.contract = nn.Linear(hidden, channels)
-
-    def descend(self, fused: list[Tensor]) -> Tensor:
-        x = fused[-1]
-        for attention, finer in zip(reversed(self.descent), reversed(fused[:-1]), strict=True):
-            x = attention(finer, x)
-        return self.contract(x)
 
 
 class AudioTopDown(TopDown):

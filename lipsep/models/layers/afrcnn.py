@@ -113,14 +113,16 @@ class Adapt(nn.Sequential):
         super().__init__(DepthwiseConv(channels, 1), nn.PReLU())
 
 
-def published_afrcnn_key(name: str, gather: str = "last_layer.0", contract: str = "res_conv") -> str:
+def published_afrcnn_key(
+    name: str, expand: str = "proj_1x1", gather: str = "last_layer.0", contract: str = "res_conv"
+) -> str:
     """The key that the published code of CTCNet, AVLIT and BIN has for one of `AFRCNN`'s."""
     part, _, rest = name.partition(".")
     index, _, inner = rest.partition(".")
     if part == "contract":
         return f"{contract}.{rest}"
     if part in ("expand", "gather"):
-        stem, inner = {"expand": "proj_1x1", "gather": gather}[part], rest
+        stem, inner = {"expand": expand, "gather": gather}[part], rest
     elif part == "lower":
         stem = f"fuse_layers.{int(index) + 1}.0"
     else:

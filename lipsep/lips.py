@@ -3,7 +3,8 @@
 Two kinds of recipe. From pixels, as the field does it (Ma, Petridis, Pantic: auto_avsr; Shi et al.: AV-HuBERT): the
 grey frame is laid over a mean face by a similarity of five points that do not talk, and a square around the mouth is
 cut out. From the face mesh: the mouth is drawn from its 20 landmarks alone, so that light, skin, beard and camera
-cannot matter; what it shows of the mouth is its shape.
+cannot matter; what it shows of the mouth is its shape. Or, cheapest of all, each landmark's place is written down as
+two grey values: a picture for networks, not for people.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ SHORT_GAP_S = 0.2  # gaps up to this long are filled between their neighbours
 JUMP = 0.5  # a face that moves by more of its width between the eyes, or grows by more, from one frame to the next is
 # in a new shot
 
+WRITTEN_RANGE = 0.1  # of the picture's side, in "points" recipes
 SKIN, LIPS, OPENING = 160, 100, 16  # greys of drawn mouths
 _OVERSAMPLING = 4  # mouths are drawn so much larger, then averaged: a gap of a tenth of a pixel shows as a shade
 _SHIFT = 4  # binary digits below the pixel for OpenCV's polygons
@@ -59,12 +61,13 @@ class LipRecipe:
     Attributes:
         name: as checkpoints write it.
         size: the pictures' side in px.
-        source: "pixels" needs the video's frames; "mesh" needs the landmarks only.
+        source: "pixels" needs the video's frames; "mesh" (drawn mouths) and "points" (written ones) need the landmarks
+            only.
     """
 
     name: str
     size: int
-    source: Literal["pixels", "mesh"]
+    source: Literal["pixels", "mesh", "points"]
 
 
 LIP_RECIPES = {
@@ -75,6 +78,7 @@ LIP_RECIPES = {
         LipRecipe("mouth_112", 112, "pixels"),
         LipRecipe("mesh_32", 32, "mesh"),
         LipRecipe("mesh_88", 88, "mesh"),
+        LipRecipe("points_8", 8, "points"),
     )
 }
 
@@ -138,13 +142,13 @@ class Lips:
 class DrawnLips(Lips):
     """Mouths drawn from their points when they are read: 160 bytes per frame in memory, nothing on disk."""
 
-    def __init__(self, points: np.ndarray, valid: np.ndarray, size: int) -> None:
+    def __init__(self, points: np.ndarray, valid: np.ndarray, recipe: LipRecipe) -> None:
         """points: (F, 20, 2) as `normalise_mouth` gives them."""
-        super().__init__(valid, size)
-        self._points = points
+        super().__init__(valid, recipe.size)
+        self._points, self._recipe = points, recipe
 
     def _pictures(self, start: int, stop: int) -> np.ndarray:
-        return draw_mouth(self._points[start:stop], self._size)
+        return picture_mouth(self._points[start:stop], self._recipe)
 
 
 class FilmedLips(Lips):
@@ -175,7 +179,7 @@ def extract_lips(
 
     Args:
         tracks: from `find_faces`, F frames each.
-        frames: the same F frames again, grey; not touched (and may be None) if the recipe's source is "mesh".
+        frames: the same F frames again, grey; not touched (and may be None) unless the recipe's source is "pixels".
         recipe: see `LIP_RECIPES`.
         folder: where temporary files go; default: the system's. About 0.7 GB per person and hour for "mouth_88".
 
@@ -183,8 +187,8 @@ def extract_lips(
         FaceError: frames are missing or fewer than the tracks have.
         OutputError: the temporary files cannot be written.
     """
-    if recipe.source == "mesh":
-        return [_draw(track, recipe.size) for track in tracks]
+    if recipe.source != "pixels":
+        return [_draw(track, recipe) for track in tracks]
     if frames is None:
         raise FaceError(f"the lip recipe {recipe.name} needs the video's frames")
     return _film(tracks, frames, recipe.size, folder)
@@ -269,6 +273,25 @@ def similarity(stable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return turns, np.stack([shift.real, shift.imag], -1)
 
 
+def picture_mouth(points: np.ndarray, recipe: LipRecipe) -> np.ndarray:
+    """Pictures of a mouth of which only the points are known, as `recipe` makes them: (F, 20, 2) -> uint8 (F, S, S).
+
+    Recipes that cut mouths out of the video get drawn ones of the same size.
+    """
+    return write_mouth(points) if recipe.source == "points" else draw_mouth(points, recipe.size)
+
+
+def write_mouth(points: np.ndarray) -> np.ndarray:
+    """How far each of the 20 points is from where `RESTING_MOUTH` has it: 127 grey values for `WRITTEN_RANGE`.
+
+    Shape: (F, 20, 2) -> uint8 (F, 8, 8): x and y of the points in the first 40 pixels, the others stay at 128.
+    """
+    pictures = np.full((len(points), 64), 128, np.uint8)
+    motion = (points - RESTING_MOUTH).reshape(len(points), -1) / WRITTEN_RANGE  # (F, 40)
+    pictures[:, :40] = np.round(128 + 127 * np.clip(motion, -1, 1))
+    return pictures.reshape(-1, 8, 8)
+
+
 def draw_mouth(points: np.ndarray, size: int) -> np.ndarray:
     """Draw mouths: light skin, grey lips, the opening dark.
 
@@ -319,9 +342,9 @@ def _usable(landmarks: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.
     return filled, usable, [slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]
 
 
-def _draw(track: FaceTrack, size: int) -> Lips:
+def _draw(track: FaceTrack, recipe: LipRecipe) -> Lips:
     points = normalise_mouth(track.landmarks, track.present)
-    return DrawnLips(points, _usable(track.landmarks, track.present)[1], size)
+    return DrawnLips(points, _usable(track.landmarks, track.present)[1], recipe)
 
 
 def _film(tracks: Sequence[FaceTrack], frames: Iterable[GreyFrame], size: int, folder: Path | None) -> list[Lips]:

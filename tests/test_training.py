@@ -16,7 +16,10 @@ from lipsep.data.mouth_augmentation import MouthAugmentation, MouthConfig, princ
 from lipsep.data.pace import change_pace
 from lipsep.data.sound_to_mouth import fit, predict
 from lipsep.errors import ModelError
+from lipsep.lips import lip_recipe
 from lipsep.training.recipe import load_recipe
+
+MESH = lip_recipe("mesh_32")
 
 
 def talking(name: str, seed: int, n_frames: int = 60) -> TalkingClip:
@@ -61,7 +64,7 @@ def test_mixtures_are_a_function_of_seed_epoch_and_index(corpus):
     noises = (np.random.default_rng(0).normal(0, 3_000, 100_000)).astype(np.int16)
     make = lambda **changes: Mixtures(  # noqa: E731
         **{
-            "filmed": corpus, "unfilmed": corpus, "noises": noises, "config": MixingConfig(), "picture_size": 32,
+            "filmed": corpus, "unfilmed": corpus, "noises": noises, "config": MixingConfig(), "recipe": MESH,
             "n_items": 4, "seed": 1, "epoch": 0, **changes,
         }
     )  # fmt: skip
@@ -73,7 +76,7 @@ def test_mixtures_are_a_function_of_seed_epoch_and_index(corpus):
 
 def test_a_mixture_is_asked_with_both_mouths_and_is_the_sum_of_its_sources(corpus):
     config = MixingConfig(noise=0.0)
-    items = [Mixtures(corpus, None, None, config, 32, 3, seed=0)[i] for i in range(3)]
+    items = [Mixtures(corpus, None, None, config, MESH, 3, seed=0)[i] for i in range(3)]
     mixture, lips, sources = collate(items)
     assert mixture.shape == (6, 32_000) and lips.shape == (6, 50, 32, 32) and sources.shape == (6, 1, 32_000)
     torch.testing.assert_close(mixture[0], mixture[1])
@@ -192,7 +195,7 @@ def test_a_recipe_without_lip_reading_cannot_pretrain(corpus, tmp_path):
 def test_an_augmented_mouth_still_says_the_same(corpus):
     """Size, place, shape and strength vary, yet the opening of the pictures follows the opening of the mouth."""
     mouth = corpus[0].mouth[:50]
-    augment = MouthAugmentation(MouthConfig(), principal_motions(corpus.mouths), 32)
+    augment = MouthAugmentation(MouthConfig(), principal_motions(corpus.mouths), MESH)
     opening = mouth[:, 18, 1] - mouth[:, 14, 1]
     found = []
     for seed in range(20):

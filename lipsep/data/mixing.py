@@ -18,7 +18,7 @@ from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.clips import TalkingClip, TalkingClips
 from lipsep.data.mouth_augmentation import MouthAugmentation, MouthConfig, principal_motions
 from lipsep.data.pace import change_pace
-from lipsep.lips import draw_mouth, normalise_picture
+from lipsep.lips import LipRecipe, normalise_picture, picture_mouth
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,11 @@ class MixingConfig:
 
     segment_s: float = 2.0
     gain_db: float = 5.0  # the two voices lie within -gain_db..gain_db of each other
-    filmed_pairs: float = 0.4  # share of mixtures of two filmed clips (one talker against himself)
-    crossed_pairs: float = 0.2  # share of mixtures of a filmed clip with an unfilmed voice; the rest: two unfilmed
-    same_pace: float = 0.5  # among filmed pairs: both at one pace, so that the voices are alike
+    filmed_pairs: float = 0.5  # share of mixtures of two filmed clips (one talker against himself)
+    alike: float = 0.5  # among filmed pairs: names with the same first letter, in GRID the same first word
+    own_pace: float = 0.5  # among filmed pairs: both at the pace at which they were filmed
+    crossed_pairs: float = 0.15  # share of mixtures of a filmed clip with an unfilmed voice; the rest: two unfilmed
+    same_pace: float = 0.5  # among the other filmed pairs: both at one pace, so that the voices are alike
     pace: tuple[float, float] = (0.8, 1.25)
     noise: float = 0.25  # share of mixtures with noise
     noise_snr_db: tuple[float, float] = (5.0, 20.0)
@@ -53,7 +55,7 @@ class Mixtures(Dataset):
         unfilmed: TalkingClips | None,
         noises: np.ndarray | None,
         config: MixingConfig,
-        picture_size: int,
+        recipe: LipRecipe,
         n_items: int,
         seed: int,
         epoch: int = 0,
@@ -62,16 +64,16 @@ class Mixtures(Dataset):
         Args:
             filmed, unfilmed: clips with real mouths, and with mouths made from the sound.
             noises: (T,) int16, all noises end to end, or None.
-            picture_size: S, from the model's lip recipe.
+            recipe: how the model's lip pictures are made.
             n_items: mixtures per epoch.
         """
         self.filmed, self.unfilmed, self.noises = filmed, unfilmed, noises
-        self.config, self.picture_size = config, picture_size
+        self.config, self.recipe = config, recipe
         self.n_items, self.seed, self.epoch = n_items, seed, epoch
         self.n_frames = round(config.segment_s * SAMPLE_RATE / SAMPLES_PER_FRAME)
         self.augment = None
         if config.mouths is not None:
-            self.augment = MouthAugmentation(config.mouths, principal_motions(filmed.mouths), picture_size)
+            self.augment = MouthAugmentation(config.mouths, principal_motions(filmed.mouths), recipe)
 
     def __len__(self) -> int:
         return self.n_items
@@ -113,8 +115,10 @@ class Mixtures(Dataset):
         kind = rng.random()
         paces = rng.uniform(*self.config.pace, size=2)
         if self.unfilmed is None or kind < self.config.filmed_pairs:
-            first, second = rng.choice(len(self.filmed), 2, replace=False)
-            if rng.random() < self.config.same_pace:
+            first, second = self._draw_filmed(rng)
+            if rng.random() < self.config.own_pace:
+                paces[:] = 1.0
+            elif rng.random() < self.config.same_pace:
                 paces[1] = paces[0]
             return (self.filmed[first], paces[0]), (self.filmed[second], paces[1])
         second = self.unfilmed[int(rng.integers(len(self.unfilmed)))]
@@ -127,10 +131,19 @@ class Mixtures(Dataset):
             first = self.unfilmed[int(rng.integers(len(self.unfilmed)))]
         return (first, paces[0]), (second, paces[1])
 
+    def _draw_filmed(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Two different filmed clips, often ones that begin alike: the same word at once is hardest to take apart."""
+        first, second = rng.choice(len(self.filmed), 2, replace=False)
+        if rng.random() < self.config.alike:
+            names = self.filmed.names
+            rivals = [i for i, name in enumerate(names) if name[0] == names[first][0] and i != first]
+            second = rng.choice(rivals) if rivals else second
+        return int(first), int(second)
+
     def _film(self, mouth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Mouth points (F, 20, 2) -> normalised pictures (F, S, S), augmented; some with a stretch without a mouth."""
         if self.augment is None:
-            return normalise_picture(draw_mouth(mouth, self.picture_size))
+            return normalise_picture(picture_mouth(mouth, self.recipe))
         pictures = self.augment(mouth, rng)
         if rng.random() < self.config.dropped:
             start = int(rng.integers(self.n_frames))
@@ -142,8 +155,8 @@ class Mixtures(Dataset):
     def _cover(self, pictures: np.ndarray, rng: np.random.Generator) -> None:
         """A hand, a cup, a microphone: a grey rectangle over 20 to 60 % of each side, for 5 to 25 frames."""
         start, n_frames = int(rng.integers(self.n_frames)), int(rng.integers(5, 26))
-        height, width = (rng.uniform(0.2, 0.6, 2) * self.picture_size).astype(int)
-        top, left = (rng.random(2) * (self.picture_size - np.array([height, width]))).astype(int)
+        height, width = (rng.uniform(0.2, 0.6, 2) * self.recipe.size).astype(int)
+        top, left = (rng.random(2) * (self.recipe.size - np.array([height, width]))).astype(int)
         pictures[start : start + n_frames, top : top + height, left : left + width] = rng.uniform(-2.0, 2.0)
 
     def _noise(self, mixture: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from lipsep.data.clips import MOUTH_POINTS
-from lipsep.lips import draw_mouth, normalise_picture
+from lipsep.lips import LipRecipe, normalise_picture, picture_mouth
 
 N_MODES = 6  # principal motions of which the strengths vary; they hold most of a talker's motion
 
@@ -23,16 +23,16 @@ class MouthConfig:
     """How mouths vary between examples; lengths in shares of the picture's side."""
 
     motion: tuple[float, float] = (0.7, 1.4)  # how strongly the mouth moves against the talker's own
-    mode_gain: float = 0.25  # spread of the logarithm of each principal motion's strength
+    mode_gain: float = 0.2  # spread of the logarithm of each principal motion's strength
     sluggish: float = 0.3  # share of examples whose motion is smoothed over time
     sluggish_frames: tuple[float, float] = (0.3, 0.9)  # standard deviation of that smoothing
     early_or_late: float = 0.2  # share of examples whose picture is early or late
     offset_frames: int = 1  # by how many at most
-    scale: float = 0.15  # relative spread of the mouth's size, per axis
-    turn_deg: float = 8.0
-    shift: float = 0.05
-    shape: float = 0.02  # another talker's resting mouth
-    jitter: float = 0.004  # landmark noise per frame
+    scale: float = 0.1  # relative spread of the mouth's size, per axis
+    turn_deg: float = 5.0
+    shift: float = 0.01
+    shape: float = 0.005  # another talker's resting mouth
+    jitter: float = 0.001  # landmark noise per frame
 
 
 def principal_motions(mouths: np.ndarray) -> np.ndarray:
@@ -44,9 +44,9 @@ def principal_motions(mouths: np.ndarray) -> np.ndarray:
 class MouthAugmentation:
     """Draws a mouth's pictures with another person's habits: points (F, 20, 2) -> float32 (F, S, S)."""
 
-    def __init__(self, config: MouthConfig, modes: np.ndarray, picture_size: int):
+    def __init__(self, config: MouthConfig, modes: np.ndarray, recipe: LipRecipe):
         """modes: (6, 40) from `principal_motions`."""
-        self.config, self.modes, self.picture_size = config, modes, picture_size
+        self.config, self.modes, self.recipe = config, modes, recipe
 
     def __call__(self, mouth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         c = self.config
@@ -64,7 +64,7 @@ class MouthAugmentation:
         centre = rest.mean(0)
         points = (rest + shape + motion - centre) * scale @ rotation.T + centre
         points = points + rng.uniform(-c.shift, c.shift, 2) + rng.normal(0, c.jitter, mouth.shape)
-        return normalise_picture(draw_mouth(points.astype(np.float32), self.picture_size))
+        return normalise_picture(picture_mouth(points.astype(np.float32), self.recipe))
 
     def _in_time(self, motion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Sluggish lips, or a picture early or late: (F, 40) -> (F, 40)."""

@@ -36,6 +36,7 @@ PUBLISHED_LAYERS = (
     "consecutive_residual",
     "attend_space",
 )
+DP_LIPCODERS = ("dp_lipcoder", "lipcoder", "reconstruction")  # both paths, the semantic one, the other one
 LINEAR_HEADS, LINEAR_HEAD_DIM = 16, 8
 HEADS, HEAD_DIM, N_MEMORY = 8, 32, 4
 FEED_FORWARD_MULT = 4
@@ -333,8 +334,8 @@ class DPLipCoder(VideoEncoder):
     ) -> None:
         super().__init__()
         self.lip_size, self.lip_recipe = lip_size, lip_recipe
-        if kind not in ("dp_lipcoder", "lipcoder", "reconstruction"):
-            raise ModelError(f"unknown video encoder '{kind}'; known: dp_lipcoder, lipcoder, reconstruction")
+        if kind not in DP_LIPCODERS:
+            raise ModelError(f"unknown video encoder '{kind}'; known: {', '.join(DP_LIPCODERS)}")
         self.semantic = self.quantizer = self.reconstruction = None
         if kind != "reconstruction":
             self.semantic = LipPath(layers, init_channels, max_channels, gate_bias)
@@ -357,5 +358,5 @@ class DPLipCoder(VideoEncoder):
         return features
 
 
-for _kind in ("dp_lipcoder", "lipcoder", "reconstruction"):
+for _kind in DP_LIPCODERS:
     register_encoder(_kind, partial(DPLipCoder, _kind))

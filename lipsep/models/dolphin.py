@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.encoders.dp_lipcoder import PUBLISHED_LAYERS, DPLipCoder
+from lipsep.encoders import create_encoder
+from lipsep.encoders.dp_lipcoder import DP_LIPCODERS, PUBLISHED_LAYERS
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
 from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, LayerScale, pool_to, stretch_to
@@ -436,10 +437,13 @@ class Dolphin(SeparationModel):
     def __init__(self, config: DolphinConfig) -> None:
         super().__init__(config, lip_recipe=config.lip_recipe)
         c = config
-        self.video_encoder = DPLipCoder(
-            c.video_encoder, c.lip_size, c.video_layers, c.video_init_channels, c.video_max_channels, c.gate_bias,
-            c.n_codes, c.code_dim,
-        )  # fmt: skip
+        sizes = {}
+        if c.video_encoder in DP_LIPCODERS:
+            sizes = {
+                "layers": c.video_layers, "init_channels": c.video_init_channels, "max_channels": c.video_max_channels,
+                "gate_bias": c.gate_bias, "n_codes": c.n_codes, "code_dim": c.code_dim,
+            }  # fmt: skip
+        self.video_encoder = create_encoder(c.video_encoder, lip_size=c.lip_size, lip_recipe=c.lip_recipe, **sizes)
         self.video_projection = VideoProjection(self.video_encoder.feature_dim, c.visual_channels, kernel=3)
         self.visual_fusion = VisualFusion(c)
         self.audio_encoder = AudioEncoder(c.audio_channels, c.audio_kernel, c.audio_stride)
@@ -487,12 +491,11 @@ def dolphin() -> DolphinConfig:
 @register_model(Dolphin)
 def dolphin_laptop() -> DolphinConfig:
     """A size that trains on one CPU core and runs far faster than real time on it: windows of 16 ms instead of 1 ms,
-    two stages of one GLA block per layer, a mask instead of direct mapping, drawn mouths, no quantiser."""
+    two stages of one GLA block per layer, a mask instead of direct mapping, and for lips the mouth's landmarks."""
     return DolphinConfig(
         audio_channels=384, audio_kernel=256, audio_stride=128, channels=96, n_stages=2, n_heads=4, encoder_blocks=1,
-        decoder_blocks=1, layer_scale_init=0.1, gate_bias=0.0, dropout=0.0, visual_dropout=0.0, masking=True,
-        input_level=0.1, video_encoder="reconstruction", lip_size=32, lip_recipe="mesh_32",
-        video_layers=("compress_space", "residual") * 3, visual_channels=96, as_published=False,
+        decoder_blocks=1, layer_scale_init=0.1, dropout=0.0, visual_dropout=0.0, masking=True, input_level=0.1,
+        video_encoder="mouth_points", lip_size=8, lip_recipe="points_8", visual_channels=96, as_published=False,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from lipsep.data.mouth_augmentation import MouthAugmentation, principal_motions
 from lipsep.data.pace import change_pace
 from lipsep.data.sound_to_mouth import N_MELS, LogMel
 from lipsep.errors import ModelError
-from lipsep.lips import draw_mouth, lip_recipe, normalise_picture
+from lipsep.lips import LipRecipe, lip_recipe, normalise_picture, picture_mouth
 from lipsep.models import SeparationModel, create_model
 from lipsep.training.feed import Feed
 from lipsep.training.recipe import load_recipe
@@ -43,18 +43,18 @@ class WatchedVoices(Dataset):
         filmed: TalkingClips,
         unfilmed: TalkingClips | None,
         config: MixingConfig,
-        picture_size: int,
+        recipe: LipRecipe,
         n_items: int,
         seed: int,
         epoch: int = 0,
     ):
         self.filmed, self.unfilmed, self.config = filmed, unfilmed, config
-        self.picture_size, self.n_items, self.seed, self.epoch = picture_size, n_items, seed, epoch
+        self.recipe, self.n_items, self.seed, self.epoch = recipe, n_items, seed, epoch
         self.log_mel = LogMel()
         self.n_frames = round(config.segment_s * FPS)
         self.augment = None
         if config.mouths is not None:
-            self.augment = MouthAugmentation(config.mouths, principal_motions(filmed.mouths), picture_size)
+            self.augment = MouthAugmentation(config.mouths, principal_motions(filmed.mouths), recipe)
 
     def __len__(self) -> int:
         return self.n_items
@@ -68,7 +68,7 @@ class WatchedVoices(Dataset):
         pace = rng.uniform(*self.config.pace)
         voice, mouth = change_pace(corpus[int(rng.integers(len(corpus)))], pace, self.n_frames, rng)
         plain = self.augment is None
-        pictures = normalise_picture(draw_mouth(mouth, self.picture_size)) if plain else self.augment(mouth, rng)
+        pictures = normalise_picture(picture_mouth(mouth, self.recipe)) if plain else self.augment(mouth, rng)
         level = 0.05 / (np.sqrt(np.mean(np.square(voice))) + 1e-4)
         spectrum = self.log_mel(torch.from_numpy((level * voice).astype(np.float32))[None])[0]  # (mel, 4 F)
         return torch.from_numpy(pictures), spectrum.unflatten(-1, (-1, MELS_PER_FRAME)).permute(1, 2, 0).flatten(1)
@@ -116,11 +116,11 @@ def pretrain_lips(path: Path, resume: bool) -> Path:
     model = create_model(recipe.model.name, **recipe.model.overrides)
     training, validation, unfilmed, _ = prepare_clips(recipe.data)
     mixing = mixing_config(recipe.data)
-    size = lip_recipe(model.lip_recipe).size
+    lips = lip_recipe(model.lip_recipe)
     n_items = settings.steps_per_epoch * settings.accumulate * settings.batch
     feed = Feed(
-        WatchedVoices(training, unfilmed, mixing, size, n_items, settings.seed),
-        WatchedVoices(validation, None, plain(mixing), size, settings.validation_examples, settings.seed + 1),
+        WatchedVoices(training, unfilmed, mixing, lips, n_items, settings.seed),
+        WatchedVoices(validation, None, plain(mixing), lips, settings.validation_examples, settings.seed + 1),
         settings.batch,
         settings.workers,
         default_collate,

@@ -22,7 +22,7 @@ from lipsep.data.mouth_augmentation import MouthConfig
 from lipsep.data.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
 from lipsep.data.synthetic import synthetic_corpus, with_foreign_mouths
 from lipsep.errors import ModelError
-from lipsep.lips import lip_recipe
+from lipsep.lips import LipRecipe, lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
 from lipsep.models import create_model
 from lipsep.training.callbacks import SaveOnSigterm
@@ -39,7 +39,7 @@ def run_recipe(path: Path, resume: bool) -> Path:
     model = create_model(recipe.model.name, **recipe.model.overrides)
     if recipe.model.initial_weights:
         model.load_state_dict(load_model(recipe.model.initial_weights).state_dict())
-    feed = prepare_feed(recipe, lip_recipe(model.lip_recipe).size)
+    feed = prepare_feed(recipe, lip_recipe(model.lip_recipe))
     module = SeparationTraining(model, settings)
     best = ModelCheckpoint(
         recipe.output / "checkpoints", "best", "val_si_snri", mode="max", enable_version_counter=False
@@ -118,17 +118,15 @@ def _callbacks(settings: TrainingPart, best: ModelCheckpoint) -> list[lightning.
     return callbacks
 
 
-def prepare_feed(recipe: Recipe, picture_size: int) -> Feed:
+def prepare_feed(recipe: Recipe, lips: LipRecipe) -> Feed:
     """The recipe's corpora as training and validation mixtures; prepares on disk what is not there yet."""
     settings = recipe.training
     training, validation, unfilmed, noises = prepare_clips(recipe.data)
     mixing = mixing_config(recipe.data)
     n_items = settings.steps_per_epoch * settings.accumulate * settings.batch_mixtures
     return Feed(
-        Mixtures(training, unfilmed, noises, mixing, picture_size, n_items, settings.seed),
-        Mixtures(
-            validation, None, None, plain(mixing), picture_size, settings.validation_mixtures, seed=settings.seed + 1
-        ),
+        Mixtures(training, unfilmed, noises, mixing, lips, n_items, settings.seed),
+        Mixtures(validation, None, None, plain(mixing), lips, settings.validation_mixtures, seed=settings.seed + 1),
         settings.batch_mixtures,
         settings.workers,
         collate,
@@ -163,7 +161,7 @@ def mixing_config(data: DataPart) -> MixingConfig:
 def plain(mixing: MixingConfig) -> MixingConfig:
     """Two filmed clips as they are, for validation."""
     return MixingConfig(
-        segment_s=mixing.segment_s, filmed_pairs=1.0, crossed_pairs=0.0, pace=(1.0, 1.0), noise=0.0, mouths=None
+        segment_s=mixing.segment_s, filmed_pairs=1.0, alike=1.0, own_pace=1.0, crossed_pairs=0.0, noise=0.0, mouths=None
     )
 
 

@@ -8,6 +8,8 @@ people who were lost, by place and by looks, before it becomes somebody new.
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -106,11 +108,18 @@ class Tracker:
         self._shot = 0
         self._close_look = -FPS  # the frame of the last one
         self._glance: np.ndarray | None = None
+        self._shown: Callable[[], np.ndarray | None] = lambda: None  # a weak reference to the last picture
+        self._n_shown = 0  # how often it has come, one after another
 
     def step(self, picture: np.ndarray) -> None:
         """Take the next frame, RGB uint8 (H, W, 3)."""
         index = self.n_frames
         self.n_frames += 1
+        if self._is_held(picture):
+            for person in self._active:
+                person.see(person.last, index, self._shot)
+            self._forget(index)
+            return
         cut = self._is_cut(picture)
         if cut:
             self._shot += 1
@@ -122,6 +131,12 @@ class Tracker:
         self._recognise(strangers, index)
         self._reunite()
         self._forget(index)
+
+    def _is_held(self, picture: np.ndarray) -> bool:
+        """Whether this very picture has come so often that everything in it is found: slow or damaged videos."""
+        self._n_shown = self._n_shown + 1 if self._shown() is picture else 1
+        self._shown = weakref.ref(picture)
+        return self._n_shown > self._every
 
     def _is_cut(self, picture: np.ndarray) -> bool:
         """Whether the picture differs from the last one as a whole."""

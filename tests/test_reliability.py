@@ -19,6 +19,8 @@ from lipsep.batch.process import WorkerProcess
 from lipsep.checkpoints import save_model
 from lipsep.data.scenes import build_clip, demo_people
 from lipsep.errors import LipsepError
+from lipsep.faces import find_faces
+from lipsep.media import read_frames
 from lipsep.models import SeparationModel, create_model
 from lipsep.separator import Separator
 
@@ -60,6 +62,7 @@ def test_no_input_crashes_hangs_or_confuses(model_folder, talking, tmp_path):
             right = outcome.kind in ("MediaError", "FaceError", "OutputError") and one_line and not out.exists()
         if not right:
             wrong.append(f"{source.name}: {outcome.kind} {outcome.message}")
+            print(wrong[-1], flush=True)
     worker.close()
     print(f"\n{sum(became.values())} inputs: {dict(became)}; slowest {slowest_s:.1f} s")
     assert not wrong, wrong
@@ -168,6 +171,15 @@ def test_without_memory_one_line_and_afterwards_it_works(model_folder, talking, 
     worker.close()
     assert worker.separate(talking, tmp_path / "out", {"video": "none"}).status == "done"
     worker.close()
+
+
+def test_a_picture_that_is_held_for_long_costs_little(talking):
+    """Slow videos, and pictures whose timestamps jump by an hour."""
+    picture = next(iter(read_frames(talking)))
+    start_s = time.process_time()
+    tracks = find_faces([picture] * 5_000)
+    assert len(tracks) == 2 and all(track.present.all() for track in tracks)
+    assert time.process_time() - start_s < 20  # 20 ms for each frame would take 100 s
 
 
 class Share(SeparationModel):

@@ -33,7 +33,7 @@ MAX_FACES = 16  # in one frame, the largest; a crowd would take all day
 LOOK_SIZE = 16  # pixels of the descriptor's picture
 GALLERY = 6  # views kept per person
 NEW_VIEW = 0.8  # a view is kept when no kept one is more similar
-THUMBNAIL = 96  # px
+THUMBNAIL = 192  # px, as the face mesh sees it
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from lipsep.constants import FPS
@@ -14,6 +15,8 @@ from lipsep.face_tracking import Person, Tracker
 
 Hook = Callable[[str, int, "int | None"], None]
 
+MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet, in shares of full scale
+STD_RGB = np.array([0.229, 0.224, 0.225], np.float32)
 MIN_PRESENT_S = 0.5  # a person must be visible this long ...
 MIN_PRESENT_SHARE = 0.05  # ... and this share of the time of the most present person, to be reported
 TOGETHER_S = 1.0  # people who appear within this time count as arriving together, and are ordered from left to right
@@ -34,7 +37,7 @@ class FaceTrack:
         present: (F,) bool, the face was seen in this frame.
         boxes: (F, 4) float32 x0, y0, x1, y1 px; NaN where absent.
         landmarks: (F, 68, 2) float32 px, whole numbers at pixel centres, iBUG-68 order; NaN where absent.
-        thumbnail: (96, 96, 3) uint8 RGB, the face upright in its largest frontal view.
+        thumbnail: (192, 192, 3) uint8 RGB, the face upright in its largest frontal view.
     """
 
     person: int
@@ -52,6 +55,13 @@ class FaceTrack:
         gap = np.linalg.norm(points[:, 62] - points[:, 66], axis=-1)
         width = np.linalg.norm(points[:, 36] - points[:, 45], axis=-1)
         return float(np.std(gap / np.maximum(width, 1e-6)))
+
+
+def face_picture(thumbnail: np.ndarray, size: int) -> np.ndarray:
+    """A face as networks that know faces want it: uint8 (H, W, 3) RGB -> float32 (3, size, size), each colour with the
+    mean and deviation of ImageNet taken out."""
+    picture = cv2.resize(thumbnail, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
+    return ((picture - MEAN_RGB) / STD_RGB).transpose(2, 0, 1)
 
 
 def find_faces(

@@ -23,7 +23,7 @@ from lipsep.checkpoints import load_model
 from lipsep.clip import ArrayClip, Clip, FileClip
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import FaceError, MediaError, ModelError, OutputError
-from lipsep.faces import FaceTrack, find_faces
+from lipsep.faces import FaceTrack, face_picture, find_faces
 from lipsep.lips import extract_lips, lip_recipe
 from lipsep.models import SeparationModel
 from lipsep.outputs import REPORT, OutputFolder, finished_report, writing_to
@@ -223,6 +223,8 @@ class Separator:
             lips = [stack.enter_context(each) for each in extract_lips(tracks, frames, recipe, work)]
         with run.step("separate"):
             n_frames = -(-mixture.n_samples // SAMPLES_PER_FRAME)
+            needs_faces = self.model.needs_faces
+            faces = [face_picture(t.thumbnail, self.model.config.face_size) for t in tracks] if needs_faces else None
             found = SeparatedVoices(
                 tracks, lips, mixture, [spool(f"voice_{t.person}") for t in tracks], spool("residual")
             )
@@ -233,7 +235,7 @@ class Separator:
                 blocks = separate_stream(*voices, **common)
             else:
                 windows = {"window_s": self.window_s, "overlap_s": self.overlap_s, "batch": self.batch}
-                blocks = separate_windows(*voices, **windows, **common)
+                blocks = separate_windows(*voices, faces, **windows, **common)
             for start, block in blocks:
                 found.add(mixture.read(start, start + block.shape[1]), block)
         return found

@@ -46,6 +46,7 @@ def separate_windows(
     n_samples: int,
     lips: Sequence[LipStream],
     present: Sequence[np.ndarray] | None = None,
+    faces: Sequence[np.ndarray] | None = None,
     *,
     window_s: float = 4.0,
     overlap_s: float = 1.0,
@@ -64,6 +65,8 @@ def separate_windows(
         lips: one stream per person; frames beyond a stream's end are neutral (zeros).
         present: per person bool (F,), where the person is visible; frames beyond its end count as absent.
             Absent people are silent, and windows without them cost nothing. None: everyone is always heard.
+        faces: per person float32 (3, P, P), a picture of their face (`lipsep.faces.face_picture`), for models that need
+            them (`needs_faces`).
         window_s, overlap_s: rounded to whole video frames (0.04 s); 0 <= overlap < window.
         batch: how many (window, person) pairs, or (window, group of `n_faces`) pairs, go through the model at once;
             halved when memory runs out.
@@ -81,11 +84,13 @@ def separate_windows(
         raise ModelError(f"window of {window_s} s with an overlap of {overlap_s} s: needs 0 <= overlap < window")
     if batch < 1:
         raise ModelError(f"batch of {batch}: needs at least 1")
+    if model.needs_faces and faces is None:
+        raise ModelError(f"{type(model).__name__} needs a picture of each person's face, and got none")
     n_frames = -(-n_samples // SAMPLES_PER_FRAME)
     plan = _Plan(n_samples, n_frames, min(window, n_frames), overlap)
     gates = None if present is None else [presence_gate(p, n_frames) for p in present]
     network = _BatchedModel(model, device, batch, warn)
-    return _blocks(plan, network, mixture if callable(mixture) else _reader(mixture), lips, gates, hook)
+    return _blocks(plan, network, mixture if callable(mixture) else _reader(mixture), lips, gates, faces, hook)
 
 
 def window_starts(n_frames: int, window: int, overlap: int) -> list[int]:
@@ -177,7 +182,7 @@ class _Window:
 
 
 def _blocks(
-    plan: _Plan, network: _BatchedModel, read, lips, gates, hook: Hook | None
+    plan: _Plan, network: _BatchedModel, read, lips, gates, faces, hook: Hook | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Overlap-add of the separated windows; yields what no later window can change any more."""
     starts = window_starts(plan.n_frames, plan.window, plan.overlap)
@@ -186,7 +191,7 @@ def _blocks(
     total = np.zeros((len(lips), n_window), np.float32)
     weights = np.zeros(n_window, np.float32)
     set_levels = None if network.model.keeps_level else _Levels()
-    windows = _separated(starts, plan, network, read, lips, gates)
+    windows = _separated(starts, plan, network, read, lips, gates, faces)
     for done, (window, following) in enumerate(zip(windows, [*starts[1:], None], strict=True), 1):
         first = window.start * SAMPLES_PER_FRAME  # `total` and `weights` begin here
         weights += weight
@@ -209,7 +214,7 @@ def _gated(window: _Window, plan: _Plan, gates) -> np.ndarray:
     return window.estimates * np.stack([_gate_samples(gate, window.start, plan.window) for gate in gates])
 
 
-def _separated(starts: list[int], plan: _Plan, network: _BatchedModel, read, lips, gates) -> Iterator[_Window]:
+def _separated(starts: list[int], plan: _Plan, network: _BatchedModel, read, lips, gates, faces) -> Iterator[_Window]:
     """Windows in order, each with its estimates; passes are batched over people and neighbouring windows."""
     waiting: list[_Window] = []
     queue: list[tuple[_Window, list[int | None]]] = []  # (window, the people of one pass; None: an empty place)
@@ -218,10 +223,11 @@ def _separated(starts: list[int], plan: _Plan, network: _BatchedModel, read, lip
     def run(n_passes: int) -> None:
         inputs = []
         for window, people in queue[:n_passes]:
-            found = {k: _read_lips(lips[k], window.start, plan.window) for k in people if k is not None}
-            neutral = np.zeros_like(found[people[0]])
-            faces = np.stack([found.get(k, neutral) for k in people])  # (n_faces, F, H, W)
-            inputs.append((window.mixture, faces if at_once else faces[0]))
+            seen = {k: _read_lips(lips[k], window.start, plan.window) for k in people if k is not None}
+            pictures = [_side_by_side(seen, people)]  # (n_faces, F, H, W)
+            if network.model.needs_faces:
+                pictures.append(_side_by_side(faces, people))  # (n_faces, 3, P, P)
+            inputs.append((window.mixture, *(p if at_once else p[0] for p in pictures)))
         for (window, people), estimates in zip(queue[:n_passes], network(inputs), strict=True):
             for k, estimate in zip(people, estimates, strict=True):
                 if k in window.unheard:
@@ -247,14 +253,20 @@ def _separated(starts: list[int], plan: _Plan, network: _BatchedModel, read, lip
     yield from waiting
 
 
+def _side_by_side(pictures, people: list[int | None]) -> np.ndarray:
+    """The pictures of several people, neutral ones (zeros) at empty places. -> (n, ...)"""
+    neutral = np.zeros_like(pictures[people[0]])
+    return np.stack([neutral if k is None else pictures[k] for k in people])
+
+
 class _BatchedModel:
     """The model on its device, fed in batches that shrink when memory runs out."""
 
     def __init__(self, model, device, batch: int, warn: Callable[[str], None]) -> None:
         self.model, self.device, self.batch, self.warn = model, device, batch, warn
 
-    def __call__(self, inputs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """[(mixture (T,), lips (F, H, W) or (n, F, H, W)), ...] -> [estimates (n, T), ...]"""
+    def __call__(self, inputs: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+        """[(mixture (T,), lips (F, H, W) or (n, F, H, W), faces where needed), ...] -> [estimates (n, T), ...]"""
         results: list[np.ndarray] = []
         while len(results) < len(inputs):
             part = inputs[len(results) : len(results) + self.batch]
@@ -265,13 +277,13 @@ class _BatchedModel:
                 results.extend(estimates)
         return results
 
-    def _forward(self, part: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray | None:
+    def _forward(self, part: list[tuple[np.ndarray, ...]]) -> np.ndarray | None:
         """One batch -> (B, n, T), or None when memory ran out."""
-        mixture = torch.from_numpy(np.stack([m for m, _ in part]))  # (B, T)
-        lips = torch.from_numpy(np.stack([x for _, x in part]))  # (B, F, H, W) or (B, n, F, H, W)
+        given = [torch.from_numpy(np.stack(each)) for each in zip(*part, strict=True)]
+        mixture, lips = given[:2]  # (B, T), (B, F, H, W) or (B, n, F, H, W)
         try:
             with torch.inference_mode():
-                estimates = self.model(mixture.to(self.device), lips.to(self.device)).float().cpu().numpy()
+                estimates = self.model(*(x.to(self.device) for x in given)).float().cpu().numpy()
         except (RuntimeError, MemoryError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
             if not _is_out_of_memory(error):
                 raise

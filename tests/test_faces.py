@@ -101,7 +101,7 @@ def test_landmarks_lie_where_they_were_marked(turn_deg):
         (track,) = find_faces([Picture(image)])
         error = np.linalg.norm(track.landmarks[0] - marked, axis=-1) / np.linalg.norm(marked[36] - marked[45])
         assert error[17:].mean() < 0.08  # in distances between the eyes; the jaw is a matter of convention
-        assert track.thumbnail.shape == (96, 96, 3)
+        assert track.thumbnail.shape == (192, 192, 3)
 
 
 def test_two_people_are_followed_in_every_frame_from_left_to_right():

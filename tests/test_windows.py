@@ -29,7 +29,7 @@ class Faces:
 class LipScaled(nn.Module):
     """The mixture times the grey value of the lips, frame by frame: shows at once if lips and sound are misaligned."""
 
-    faces_at_once, n_faces, keeps_level = False, 1, True
+    faces_at_once, n_faces, keeps_level, needs_faces = False, 1, True, False
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,6 +187,27 @@ def test_only_those_who_are_there_take_a_place_among_the_faces():
     np.testing.assert_allclose(voices[0, : 70 * 640], mixture[: 70 * 640], atol=2e-6)
     np.testing.assert_allclose(voices[1, 60 * 640 :], 2 * mixture[60 * 640 :], atol=3e-6)
     assert sum(model.batches) == 7  # three people are there in one of six windows, and take two passes
+
+
+class FaceScaled(LipScaled):
+    """The same, times the grey value of the picture of the face."""
+
+    needs_faces = True
+
+    def forward(self, mixture: torch.Tensor, lips: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        return super().forward(mixture, lips) * faces.mean((-3, -2, -1)).view(len(mixture), -1, 1)
+
+
+@pytest.mark.parametrize("n_faces", [1, 2])
+def test_each_voice_is_asked_for_with_its_own_face_as_well_as_its_lips(n_faces: int):
+    model, mixture = FaceScaled(), noise(4, 16_000 * 5)
+    model.faces_at_once, model.n_faces = n_faces > 1, n_faces
+    lips = [Faces(np.full(125, k)) for k in (1, 2, 3)]
+    pictures = [np.full((3, 8, 8), k, np.float32) for k in (5, 7, 11)]
+    voices = run(model, mixture, lips, faces=pictures, window_s=2, overlap_s=0.4, batch=2)
+    np.testing.assert_allclose(voices, mixture * np.array([[5], [14], [33]]), rtol=1e-5, atol=1e-4)
+    with pytest.raises(ModelError, match="picture of each person's face"):
+        run(model, mixture, lips)
 
 
 def test_groups_of_faces_hear_everyone_and_leave_no_place_empty_while_there_are_people():

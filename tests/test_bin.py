@@ -10,16 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 from torch import Tensor, nn
 
 import lipsep.separator
+from lipsep.checkpoints import load_model
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import create_model
 from lipsep.models.bin import BIN, PUBLISHED_FILES
 from lipsep.models.published import convert_published, published_model
 from lipsep.profiling.counting import count_calls
 from lipsep.separator import Separator
+from lipsep.training import pretrain, train
+from lipsep.training.recipe import load_recipe
+from lipsep.training.run import mixing_config
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 ABLATIONS = {
@@ -279,3 +284,55 @@ def test_twice_the_iterations_need_at_most_half_more_memory_in_training() -> Non
         sys.path.remove(str(BENCHMARKS))
     eight, sixteen = (training_memory_mib(iterations, seconds=1.0) for iterations in (8, 16))
     assert eight < sixteen <= 1.5 * eight
+
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+
+@pytest.mark.parametrize("path", [*(RECIPES / "bin").glob("*.yaml"), RECIPES / "toy" / "bin_test.yaml"], ids=str)
+def test_recipes_name_what_there_is(path: Path) -> None:
+    if path.stem in ("published", "free_data"):
+        pytest.skip("a base of the recipes beside it")
+    recipe = load_recipe(path)
+    with torch.device("meta"):
+        model = create_model(recipe.model.name, **recipe.model.overrides)
+    mixing_config(recipe.data)
+    if path.stem.startswith("table3"):
+        assert model.config.fusion != "tokens" and model.iterations == 12
+
+
+@pytest.mark.slow
+def test_the_autoencoder_learns_to_give_pictures_back_and_the_separator_goes_on_from_there(tmp_path: Path) -> None:
+    content = {
+        "model": {"name": "bin_test"},
+        "data": {
+            "synthetic": {"talkers": 3, "held_out_talkers": 2, "clips_per_talker": 1, "clip_s": 2.0},
+            "mixing": {"segment_s": 0.64},
+        },
+        "training": {
+            "loss": "si_snr", "optimiser": "adamw", "schedule": "plateau", "batch_mixtures": 2, "steps_per_epoch": 2,
+            "epochs": 1, "validation_mixtures": 2, "frozen_video": True,
+        },
+        "lip_pictures": {"batch": 4, "steps_per_epoch": 30, "epochs": 1, "output": str(tmp_path / "lips")},
+        "output": str(tmp_path / "run"), "licence": "none", "provenance": "a toy",
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    lips = load_model(pretrain(path))
+    original, given = (np.load(tmp_path / "lips" / f"{name}.npy") for name in ("original", "reconstruction"))
+    fresh, pictures = create_model("bin_test").video_encoder, torch.from_numpy(original)[None]
+    with torch.inference_mode():
+        error_before = (fresh.decode(fresh(pictures)) - pictures).square().mean()
+    assert np.mean(np.square(given - original)) < 0.5 * error_before
+    content["model"]["initial_weights"] = str(tmp_path / "lips" / "model")
+    path.write_text(yaml.safe_dump(content))
+    trained = load_model(train(path))
+    for key, value in lips.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[key]) == key.startswith("video_encoder."), key
+
+
+def test_twice_as_loud_a_mixture_gives_twice_as_loud_voices() -> None:
+    model = create_model("bin_test").eval()
+    mixture, lips = torch.randn(1, 8_000), lips_for(model, 13)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(20 * mixture, lips), 20 * model(mixture, lips), rtol=1e-4, atol=1e-4)

@@ -20,11 +20,17 @@ def train(recipe_path: str | Path, *, resume: bool = True) -> Path:
 
 
 def pretrain(recipe_path: str | Path, *, resume: bool = True) -> Path:
-    """Teach the model's lips by the recipe's part `lip_reading`; return the folder to name in `initial_weights`.
+    """Teach the model's lips by the recipe's part `lip_reading` (to hear) or `lip_pictures` (to give pictures back).
+
+    Returns the folder to name in `initial_weights`.
 
     Raises:
         ModelError, MediaError: as `train`.
     """
+    from lipsep.training.lip_pictures import pretrain_pictures
     from lipsep.training.lip_reading import pretrain_lips
+    from lipsep.training.recipe import load_recipe
 
-    return pretrain_lips(Path(recipe_path), resume=resume)
+    path = Path(recipe_path)
+    pictures = load_recipe(path).lip_pictures is not None
+    return (pretrain_pictures if pictures else pretrain_lips)(path, resume=resume)

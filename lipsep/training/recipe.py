@@ -104,12 +104,24 @@ class LipReadingPart(LoopPart):
     output: Path
 
 
+class LipPicturesPart(LoopPart):
+    """How a frame autoencoder learns before the separator does (`lipsep pretrain`), as AVLIT and BIN publish it."""
+
+    learning_rate: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    batch: int  # clips
+    validation_examples: int = 32
+    output: Path
+
+
 class Recipe(_Strict):
     """A complete training run."""
 
     model: ModelPart
     data: DataPart
     lip_reading: LipReadingPart | None = None
+    lip_pictures: LipPicturesPart | None = None
     training: TrainingPart
     output: Path  # run folder: checkpoints, logs, exported model; {model} stands for the model's name
     licence: str  # of the weights, for the model card
@@ -147,8 +159,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     data = content.get("data", {})
-    lip_reading = content.get("lip_reading") or {}
-    parts = ((data, ("filmed", "unfilmed", "noises", "prepared")), (content, ("output",)), (lip_reading, ("output",)))
+    pretraining = [content.get(part) or {} for part in ("lip_reading", "lip_pictures")]
+    with_output = [(part, ("output",)) for part in (content, *pretraining)]
+    parts = [(data, ("filmed", "unfilmed", "noises", "prepared")), *with_output]
     model = content.get("model", {})
     if str(model.get("initial_weights", "")).startswith("."):
         model["initial_weights"] = str((folder / model["initial_weights"]).resolve())

@@ -279,7 +279,8 @@ class AVMossFormer2(SeparationModel):
         """Shape: mixture (B, T), lips (B, F, S, S) -> (B, 1, T)."""
         self.check_inputs(mixture, lips, self.config.lip_size)
         video = self.video_encoder(lips)  # (B, F, C_v)
-        padded = self.fit_length(mixture, max(self.config.audio_kernel, mixture.shape[1]))
+        shortest = self.config.audio_kernel + self.config.audio_stride  # two steps: of one there is no instance norm
+        padded = self.fit_length(mixture, max(shortest, mixture.shape[1]))
         encoded = F.relu(self.encoder(padded.unsqueeze(1))).transpose(1, 2)  # (B, T', C)
         video = F.interpolate(video.transpose(1, 2), encoded.shape[1], mode="linear").transpose(1, 2)  # (B, T', C_v)
         fused = self.fusion(torch.cat([self.bottleneck(self.norm(encoded)), video], dim=-1))

@@ -20,7 +20,7 @@ from lipsep.models import create_model
 from lipsep.models.dolphin import Dolphin
 from lipsep.models.dolphin_published import published_name
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to
-from lipsep.models.layers.heat import diffuse
+from lipsep.models.layers.heat import HeatDiffusion, diffuse
 from lipsep.models.layers.relative_attention import RelativeAttention
 from lipsep.models.published import published_model
 
@@ -88,7 +88,6 @@ def landmarks(model: Dolphin) -> dict[str, tuple[nn.Module, Callable]]:
         "output": (model, same),
     }
     for prefix, path in (("sem", encoder.semantic), ("rec", encoder.reconstruction)):
-        found[f"{prefix}_conv_in"] = (path.conv_in, channels_first)
         found[f"{prefix}_layer9"] = (path.norm, channels_first)
         for i, layer in enumerate(path.layers):
             found[f"{prefix}_layer{i}"] = (layer, channels_first)
@@ -108,6 +107,9 @@ def run_with_landmarks(model: Dolphin, mixture: Tensor, lips: Tensor) -> dict[st
         return lambda _module, _inputs, output: seen.__setitem__(name, view(output))
 
     hooks = [module.register_forward_hook(watch(name, view)) for name, (module, view) in landmarks(model).items()]
+    for prefix, path in (("sem", model.video_encoder.semantic), ("rec", model.video_encoder.reconstruction)):
+        watch_input = watch(f"{prefix}_conv_in", lambda x: x.movedim(-1, 1))
+        hooks.append(path.register_forward_pre_hook(lambda _, inputs, see=watch_input: see(None, None, *inputs)))
     hooks.append(
         model.video_encoder.quantizer.register_forward_pre_hook(lambda _, inputs: seen.__setitem__("sem_z_e", *inputs))
     )
@@ -223,6 +225,32 @@ def test_heat_diffusion_in_single_precision_has_the_dense_gradients() -> None:
         gradients.append([leaf.grad for leaf in leaves])
     for found, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("time", [32, 33, 125, 2_001])
+def test_short_kernels_equal_the_dense_definition(time: int) -> None:
+    operator = HeatDiffusion(9, as_published=False)
+    with torch.no_grad():
+        operator.k.copy_(torch.tensor([-0.4, 0.0, 1e-3, 0.1, 0.7, 1.0, 1.9, 8.0, 5e3]))
+        operator.prepare_for_inference()
+        x = torch.randn(2, time, 9)
+        expected = dense_diffuse(x.double(), operator.k.double())
+        found = operator.diffuse(x)
+    assert operator.by_fft.tolist() == [0, 2, 3, 4, 8]  # a small k falls slowly, a large one is wide; 0 changes nothing
+    for channel in range(1, 9):
+        assert snr_db(expected[..., channel], found[..., channel]) > 105
+
+
+def test_what_was_prepared_still_trains() -> None:
+    operator, x = HeatDiffusion(4, as_published=False), torch.randn(1, 50, 4)
+    operator.prepare_for_inference()
+    with torch.no_grad():
+        operator.k.mul_(3)
+    operator(x).sum().backward()
+    assert operator.k.grad is not None and operator.k.grad.any()
+    unprepared = HeatDiffusion(4, as_published=False)
+    unprepared.load_state_dict(operator.state_dict())
+    assert torch.equal(operator(x), unprepared(x))
 
 
 # --- Other layers ----------------------------------------------------------------------------------------------------

@@ -44,22 +44,24 @@ FRAMES_AT_ONCE = 1  # in the linear attention; bounds its memory
 
 
 class StemConv(nn.Module):
-    """The first convolution, k x k x k on grey pictures, same size. Shape: (B, F, H, W) -> (B, F, H, W, C).
-
-    The k neighbouring frames become the input channels of a 2-D convolution.
-    """
+    """The weights of a path's first convolution, k x k x k on grey pictures; see `stem_convolution`."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
         conv = nn.Conv3d(1, channels, kernel)
         self.weight, self.bias = conv.weight, conv.bias
 
-    def forward(self, lips: Tensor) -> Tensor:
-        kernel = self.weight.shape[-1]
-        reach = kernel // 2
-        frames = F.pad(lips, (0, 0, 0, 0, reach, reach)).unfold(1, kernel, 1)  # (B, F, H, W, k)
-        frames = frames.contiguous().flatten(0, 1).movedim(-1, 1)  # (B * F, k, H, W), channels-last in memory
-        return F.conv2d(frames, self.weight[:, 0], self.bias, padding=reach).movedim(1, -1).unflatten(0, lips.shape[:2])
+
+def stem_convolution(lips: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A convolution over frames, rows and columns that keeps the size; the k frames become input channels of a 2-D one.
+
+    Shape: lips (B, F, H, W), weight (C, 1, k, k, k), bias (C,) -> (B, F, H, W, C).
+    """
+    kernel = weight.shape[-1]
+    reach = kernel // 2
+    frames = F.pad(lips, (0, 0, 0, 0, reach, reach)).unfold(1, kernel, 1)  # (B, F, H, W, k)
+    frames = frames.contiguous().flatten(0, 1).movedim(-1, 1)  # (B * F, k, H, W), channels-last in memory
+    return F.conv2d(frames, weight[:, 0], bias, padding=reach).movedim(1, -1).unflatten(0, lips.shape[:2])
 
 
 class Conv3d(nn.Module):
@@ -251,9 +253,9 @@ def widths(kinds: tuple[str, ...], init_channels: int, max_channels: int) -> lis
 
 
 class LipPath(nn.Module):
-    """One path: pictures become one small map of features per frame.
+    """One path after its first convolution `conv_in`: one small map of features per frame.
 
-    Shape: (B, F, S, S) -> (B, F, S / 2^n, S / 2^n, C) with n `compress_space` layers; S is rounded up at each.
+    Shape: (B, F, S, S, C_0) -> (B, F, S / 2^n, S / 2^n, C) with n `compress_space` layers; S is rounded up at each.
     """
 
     def __init__(self, layers: tuple[str, ...], init_channels: int, max_channels: int, gate_bias: float) -> None:
@@ -263,8 +265,7 @@ class LipPath(nn.Module):
         self.layers = build_layers(layers, channels, gate_bias)
         self.norm = nn.LayerNorm(channels[-1])
 
-    def forward(self, lips: Tensor) -> Tensor:
-        x = self.conv_in(lips)  # (B, F, S, S, C)
+    def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
@@ -347,15 +348,20 @@ class DPLipCoder(VideoEncoder):
         self.last_quantized: Quantized | None = None
 
     def forward(self, lips: Tensor) -> Tensor:
-        features = None
+        paths = [path for path in (self.semantic, self.reconstruction) if path is not None]
+        features = [as_features(path(x)) for path, x in zip(paths, self._stems(lips, paths), strict=True)]
         if self.semantic is not None:
-            quantized = self.quantizer(as_features(self.semantic(lips)))
+            quantized = self.quantizer(features[0])
             self.last_quantized = quantized if self.training else None
-            features = quantized.features
-        if self.reconstruction is not None:
-            appearance = as_features(self.reconstruction(lips))
-            features = appearance if features is None else features + appearance
-        return features
+            features[0] = quantized.features
+        return sum(features[1:], start=features[0])
+
+    @staticmethod
+    def _stems(lips: Tensor, paths: list[LipPath]) -> list[Tensor]:
+        """The first convolution of each path, all at once, since they see the same pictures: (B, F, S, S, C) each."""
+        stems = [path.conv_in for path in paths]
+        weight, bias = torch.cat([stem.weight for stem in stems]), torch.cat([stem.bias for stem in stems])
+        return [x.contiguous() for x in stem_convolution(lips, weight, bias).chunk(len(paths), dim=-1)]
 
 
 for _kind in DP_LIPCODERS:

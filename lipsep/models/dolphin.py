@@ -107,14 +107,14 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.shape[1] <= STEPS_AT_ONCE:
+        if torch.is_grad_enabled():
             return x + self._branch(x)
-        blocks = []
+        y = torch.empty_like(x)
         for start in range(0, x.shape[1], STEPS_AT_ONCE):
-            first = max(start - 1, 0)  # the convolution reaches one step into both neighbours
-            block = self._branch(x[:, first : start + STEPS_AT_ONCE + 1])
-            blocks.append(block[:, start - first : start - first + STEPS_AT_ONCE])
-        return x + torch.cat(blocks, dim=1)
+            now, first = slice(start, start + STEPS_AT_ONCE), max(start - 1, 0)
+            block = self._branch(x[:, first : now.stop + 1])  # the convolution reaches one step into both neighbours
+            torch.add(x[:, now], block[:, start - first : start - first + STEPS_AT_ONCE], out=y[:, now])
+        return y
 
     def _branch(self, x: Tensor) -> Tensor:
         y = F.glu(self.conv(self.expand(self.norm(x))))  # (B, T, hidden / 2)

@@ -1,4 +1,9 @@
-"""Heat diffusion along time as a frequency filter, without a T x T matrix."""
+"""Heat diffusion along time as a frequency filter, without a T x T matrix.
+
+Two forms of the same operator: an FFT, exact for every k and every length, with gradients; and, for weights that stay
+fixed, a short symmetric kernel, which is what exp(-k w^2) is in time unless k is small (then it only falls with
+1 / n^2) or large (then it is wide).
+"""
 
 from __future__ import annotations
 
@@ -10,14 +15,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.models.layers.channels_last import DepthwiseConv, duplicate_channels
+from lipsep.models.layers.channels_last import DepthwiseConv, as_picture, as_sequence, duplicate_channels
+
+KERNEL_REACH = 32
+"""Steps to either side that a kernel of a prepared `HeatDiffusion` covers."""
+KERNEL_ERROR = 3e-6
+"""Largest relative error (root mean square, white input) at which a kernel may be cut off; else the FFT is taken."""
 
 
 class HeatDiffusion(nn.Module):
     """Heat-diffusion operator: project, let heat diffuse along time, gate (eq. 3-5).
 
-    Shape: (B, T, C) -> (B, T, C). Cost: two FFTs per channel; the published form is two T x T matrix products.
+    After `prepare_for_inference`, channels whose kernel is short enough diffuse by it; weights must then stay fixed.
+
+    Shape: (B, T, C) -> (B, T, C). Cost: two FFTs per channel, or a depthwise convolution; the published form is two
+    T x T matrix products.
     """
+
+    kernels: Tensor | None
+    by_fft: Tensor | None
 
     def __init__(self, channels: int, as_published: bool) -> None:
         super().__init__()
@@ -27,10 +43,50 @@ class HeatDiffusion(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.conv_out = DepthwiseConv(channels, 3)
         self.unused_k_conv = DepthwiseConv(channels, 3) if as_published else None
+        self.register_buffer("kernels", None, persistent=False)  # (C, 1, 1, 2 KERNEL_REACH + 1)
+        self.register_buffer("by_fft", None, persistent=False)  # the channels whose kernel is not short
+
+    def prepare_for_inference(self) -> None:
+        """Compute the kernels, and which of them are too long."""
+        kernels, errors = short_kernels(self.k.detach())
+        self.kernels, self.by_fft = kernels[:, None, None], (errors > KERNEL_ERROR).nonzero()[:, 0]
 
     def forward(self, x: Tensor) -> Tensor:
         heat, gate = self.project(duplicate_channels(self.conv_in(x))).chunk(2, dim=-1)
-        return self.conv_out(self.norm(diffuse(heat, self.k)) * F.silu(gate))
+        return self.conv_out(self.norm(self.diffuse(heat)) * F.silu(gate))
+
+    def diffuse(self, x: Tensor) -> Tensor:
+        """Each channel diffuses, by its kernel or by FFT: (B, T, C) -> (B, T, C)."""
+        if self.kernels is None or torch.is_grad_enabled() or x.shape[1] < KERNEL_REACH:
+            return diffuse(x, self.k)
+        y = diffuse_by_kernel(x, self.kernels)
+        if len(self.by_fft):
+            y[..., self.by_fft] = diffuse(x[..., self.by_fft], self.k[self.by_fft])
+        return y
+
+
+def short_kernels(k: Tensor) -> tuple[Tensor, Tensor]:
+    """What heat diffusion is in time, on an endless line, cut off at KERNEL_REACH steps.
+
+    Shape: k (C,) -> kernels (C, 2 KERNEL_REACH + 1), relative errors (C,): the energy that is cut off, as a root.
+    """
+    n_frequencies = 8192
+    w = torch.arange(n_frequencies + 1, dtype=torch.float64, device=k.device) * (math.pi / n_frequencies)
+    half = torch.fft.irfft(torch.exp(-k.double()[:, None] * w.square()))[:, :n_frequencies]  # (C, n >= 0)
+    rest = half[:, KERNEL_REACH + 1 :].norm(dim=1) / half.norm(dim=1)
+    kept = half[:, : KERNEL_REACH + 1]
+    kernels = torch.cat([kept[:, 1:].flip(1), kept], dim=1)
+    return (kernels / kernels.sum(1, keepdim=True)).to(k.dtype), rest  # heat is neither made nor lost
+
+
+def diffuse_by_kernel(x: Tensor, kernels: Tensor) -> Tensor:
+    """Convolve each channel with its kernel; the ends are insulated because the samples before and after are mirrored.
+
+    Shape: x (B, T, C) with T >= reach, kernels (C, 1, 1, 2 reach + 1) -> (B, T, C).
+    """
+    reach = kernels.shape[-1] // 2
+    mirrored = torch.cat([x[:, :reach].flip(1), x, x[:, -reach:].flip(1)], dim=1)  # (B, T + 2 reach, C)
+    return as_sequence(F.conv2d(as_picture(mirrored), kernels, groups=len(kernels)))
 
 
 def diffuse(x: Tensor, k: Tensor) -> Tensor:
@@ -72,7 +128,7 @@ class _Diffuse(torch.autograd.Function):
         grad_x = _filtered(grad_spectrum, k, time) if ctx.needs_input_grad[0] else None
         grad_k = None
         if ctx.needs_input_grad[1]:
-            _, _, squares_low, squares_high, half_turn = _grid(time, k.dtype, k.device)
+            _, _, squares_low, squares_high, half_turn, _ = _grid(time, k.dtype, k.device)
             x_dct, g_dct = (torch.view_as_real(s * half_turn) for s in (spectrum, grad_spectrum))
             products = (x_dct * g_dct).sum(0)  # (C, T // 2 + 1, 2): orders n and T - n
             low = squares_low * torch.exp(-k[:, None] * squares_low)
@@ -85,23 +141,29 @@ class _Diffuse(torch.autograd.Function):
 
 def _spectrum(x: Tensor) -> Tensor:
     """FFT of the reordered samples: (B, T, C) -> (B, C, T // 2 + 1) complex."""
-    order, _, *_ = _grid(x.shape[1], x.dtype, x.device)
+    order, *_ = _grid(x.shape[1], x.dtype, x.device)
     return torch.fft.rfft(x.index_select(1, order).transpose(1, 2))
 
 
 def _filtered(spectrum: Tensor, k: Tensor, time: int) -> Tensor:
     """Apply the gains and return to samples: (B, C, T // 2 + 1) complex -> (B, T, C)."""
-    _, inverse, squares_low, squares_high, half_turn = _grid(time, k.dtype, k.device)
+    _, inverse, squares_low, squares_high, _, turn = _grid(time, k.dtype, k.device)
     low = torch.exp(-k[:, None] * squares_low)  # (C, T // 2 + 1)
     high = torch.exp(-k[:, None] * squares_high)
-    turn = (half_turn.conj() * half_turn.conj()) * ((low - high) / 2)
-    v = torch.fft.irfft(spectrum * ((low + high) / 2) + spectrum.conj() * turn, n=time)
+    turned = (turn * spectrum).conj().resolve_conj()
+    filtered = _times(spectrum, (low + high) / 2) + _times(turned, (low - high) / 2)
+    v = torch.fft.irfft(torch.view_as_complex(filtered), n=time)
     return v.transpose(1, 2).contiguous().index_select(1, inverse)
 
 
+def _times(spectrum: Tensor, gains: Tensor) -> Tensor:
+    """Complex times real numbers, as pairs of real ones: (B, C, N) complex, (C, N) -> (B, C, N, 2)."""
+    return torch.view_as_real(spectrum) * torch.view_as_real(torch.complex(gains, gains))
+
+
 @lru_cache(maxsize=32)
-def _grid(time: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The reordering and its inverse; (pi n / T)^2 for orders n and T - n; exp(-i pi n / 2T); n = 0 ... T // 2."""
+def _grid(time: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """For n = 0 ... T // 2: order and inverse, (pi n / T)^2 for n and T - n, exp(-i pi n / 2T), its square."""
     with torch.inference_mode(False):
         index = torch.arange(time, device=device)
         order = torch.cat([index[::2], index[1::2].flip(0)])
@@ -111,4 +173,5 @@ def _grid(time: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, 
         mirror = torch.where(n == 0, n, time - n)
         low, high = ((m * (math.pi / time)).square().to(dtype) for m in (n, mirror))
         half_turn = torch.polar(torch.ones_like(n), n * (-math.pi / (2 * time)))
-        return order, inverse, low, high, half_turn.to(dtype.to_complex())
+        turns = (half_turn.to(dtype.to_complex()), half_turn.square().to(dtype.to_complex()))
+        return order, inverse, low, high, *turns

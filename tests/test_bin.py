@@ -17,9 +17,19 @@ from torch import Tensor, nn
 import lipsep.separator
 from lipsep.checkpoints import load_model
 from lipsep.errors import ModelError, WeightsError
+from lipsep.evaluation.cases import Case
+from lipsep.losses import si_snr
 from lipsep.models import create_model
 from lipsep.models.bin import BIN, PUBLISHED_FILES
 from lipsep.models.published import convert_published, published_model
+from lipsep.plots.curves import read_curves
+from lipsep.plots.iterations import (
+    draw_masks_over_iterations,
+    masks_over_iterations,
+    numbers_to_try,
+    quality_over_iterations,
+    write_quality,
+)
 from lipsep.profiling.counting import count_calls
 from lipsep.separator import Separator
 from lipsep.training import pretrain, train
@@ -336,3 +346,27 @@ def test_twice_as_loud_a_mixture_gives_twice_as_loud_voices() -> None:
     mixture, lips = torch.randn(1, 8_000), lips_for(model, 13)
     with torch.inference_mode():
         torch.testing.assert_close(model(20 * mixture, lips), 20 * model(mixture, lips), rtol=1e-4, atol=1e-4)
+
+
+def test_quality_and_masks_over_iterations_are_drawn_and_leave_the_model_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, rng = create_model("bin_test").eval(), np.random.default_rng(0)
+    sources = rng.normal(0, 0.1, (2, 16_000)).astype(np.float32)
+    lips = rng.normal(size=(2, 25, 32, 32)).astype(np.float32)
+    case = Case("m-0", ("ann", "bob"), ("ann", "bob"), (0.0, 0.0), sources.sum(0), sources, lips)
+    numbers = numbers_to_try(model)
+    assert numbers == [1, 2, 3]
+    quality = quality_over_iterations(model, [case], numbers)
+    assert read_curves(write_quality(quality, tmp_path / "q.csv"))[1]["SI-SNRi"][2][0] == 3
+    model.iterations = 2
+    with torch.inference_mode():
+        estimates = model(torch.from_numpy(case.mixture)[None], torch.from_numpy(lips)[None])[0]
+    references = torch.from_numpy(sources)
+    gain = si_snr(estimates, references) - si_snr(torch.from_numpy(case.mixture).expand(2, -1), references)
+    assert quality[2] == pytest.approx(float(gain.mean()), abs=1e-3)
+    masks = masks_over_iterations(model, case, numbers)
+    assert model.iterations == 2
+    assert not np.allclose(masks[1]["ann"], masks[3]["ann"])
+    assert all(path.stat().st_size > 1000 for path in draw_masks_over_iterations(masks, case, tmp_path / "masks"))
+    with pytest.raises(ModelError, match="no number of iterations"):
+        numbers_to_try(create_model("dolphin_test"))

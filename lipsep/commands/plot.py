@@ -93,6 +93,37 @@ def masks(
 
 
 @plot.command()
+def iterations(
+    model: Annotated[str, typer.Argument(help="Name, folder or hub id of weights that iterate, such as a BIN.")],
+    data: Annotated[Path, typer.Option(help="Manifest of mixtures, or a folder with mix/, s1/, s2/, mouths/.")],
+    root: Annotated[Path, typer.Option(help="Folder that the manifest's paths are relative to.")] = Path("."),
+    at: Annotated[list[int] | None, typer.Option(min=1, help="A number of iterations; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N mixtures.")] = None,
+    out: Out = Path("iterations"),
+) -> None:
+    """Quality over iterations (BIN, Fig. 3), and the first mixture's masks as they evolve (OUT_masks; Fig. 2)."""
+    import tempfile
+
+    from lipsep.evaluation.cases import open_cases
+    from lipsep.plots import iterations as figures
+    from lipsep.plots.curves import draw_curves, read_curves
+
+    network = open_separator(model, "cpu", None).model
+    numbers = figures.numbers_to_try(network, at or ())
+    with tempfile.TemporaryDirectory() as cache:
+        cases = open_cases(data, root, network.lip_recipe, Path(cache), slice(limit))
+        for what in cases.preparations():
+            cases.prepare(what)
+        quality = figures.quality_over_iterations(network, (cases.load(k) for k in range(len(cases.names))), numbers)
+        first = cases.load(0)
+    table = figures.write_quality(quality, out.with_name(f"{out.name}.csv"))
+    x_name, points = read_curves(table)
+    masks = figures.masks_over_iterations(network, first, numbers)
+    drawn = figures.draw_masks_over_iterations(masks, first, out.with_name(f"{out.name}_masks"))
+    _say([table, *draw_curves(points, x_name, "SI-SNRi (dB)", out), *drawn])
+
+
+@plot.command()
 def cost(
     profile: Annotated[Path, typer.Argument(help="profile.csv, as 'lipsep profile -o' writes it.")],
     out: Out = Path("quality_cost"),

@@ -37,7 +37,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # what training, scoring and testing need besides; pesq is compiled
 $(VENV)/.installed: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,web,serve,dev]'
 	touch $@
 
 clean:

@@ -140,7 +140,7 @@ def create_app(
     )
     def submit(
         file: Annotated[UploadFile, File(description="a video with sound")],
-        speakers: Annotated[int | None, Form(ge=1, le=100, description="keep so many people")] = None,
+        speakers: Annotated[int, Form(ge=0, le=100, description="keep so many people; 0: all who matter")] = 0,
         keep_offscreen: Annotated[bool, Form(description="also hear people while they are not visible")] = False,
         video: Annotated[Literal["none", "original", "tracked"], Form(description="a video per person")] = "original",
     ) -> Job:
@@ -157,7 +157,7 @@ def create_app(
         except OutputError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise HTTPException(507, "the server cannot store files at present: come back later") from error
-        job = store.add(name, {"speakers": speakers, "keep_offscreen": keep_offscreen, "video": video}, job_id)
+        job = store.add(name, {"speakers": speakers or None, "keep_offscreen": keep_offscreen, "video": video}, job_id)
         runner.announce()
         return shown(job)
 

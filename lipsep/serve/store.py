@@ -47,9 +47,8 @@ class JobStore:
             # what ran when the server ended is done again, in its old place of the queue
             self._db.execute("UPDATE jobs SET status = ? WHERE status = ?", (WAITING, RUNNING))
         except sqlite3.Error as error:
-            raise OutputError(
-                f"cannot use '{folder / 'jobs.sqlite'}': {error}; choose another --data folder"
-            ) from error
+            path = folder / "jobs.sqlite"
+            raise OutputError(f"cannot use '{path}' ({error}): another server may; choose another --data") from error
 
     def add(self, name: str, options: Mapping[str, Any], new_id: str) -> dict[str, Any]:
         """A new job at the end of the queue."""

@@ -129,7 +129,7 @@ def create_app(
         gradio.Markdown(
             "# lipsep\nDrop a video of people who talk at once. Everyone who is visible gets a voice of their own. "
             f"Your file stays on this machine and is removed after use. At most {limits.upload_mb:g} MB and "
-            f"{limits.duration_s / 60:g} minutes."
+            f"{limits.duration_s / 60:.3g} minutes."
         )
         upload = gradio.File(label="Video", file_count="single", elem_id="lipsep-upload")
         progress, people, player = gradio.HTML(), gradio.HTML(), gradio.HTML()
@@ -181,7 +181,7 @@ def _separate(
     duration_s = probe(source).duration_s
     if duration_s > limits.duration_s:
         raise MediaError(
-            f"'{source.name}' lasts {duration_s / 60:.1f} minutes; at most {limits.duration_s / 60:g} are taken here"
+            f"'{source.name}' lasts {duration_s / 60:.1f} minutes; at most {limits.duration_s / 60:.3g} are taken here"
         )
     results = visit.folder / "results"
     outcome = worker.separate(

@@ -48,13 +48,13 @@ def corpus(folder: Path, talking: Path, n_random: int = N_RANDOM) -> Iterator[Pa
     content = {name: path.read_bytes() for name, path in intact.items()}
     for path in intact.values():
         yield path
+    yield from _crafted(folder, pictures, content)
     for seed in range(n_random):
         name = sorted(content)[seed % len(content)]
         kind, broken = damage(content[name], np.random.default_rng(seed))
         path = folder / f"{seed:03d} {kind}.{name.split('.')[1]}"
         path.write_bytes(broken)
         yield path
-    yield from _crafted(folder, pictures, content)
 
 
 def damage(data: bytes, rng: np.random.Generator) -> tuple[str, bytes]:

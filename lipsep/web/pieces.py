@@ -51,7 +51,8 @@ def player_html(key: str, report: dict[str, Any]) -> str:
     return (
         f'<div class="lipsep-player" data-heard="original"><video controls muted playsinline src="{picture}"></video>'
         f"{audio}<table>{rows}</table>"
-        f'<p><a data-kind="zip" download="lipsep.zip" href="{base}/everything.zip">everything as one file (zip)</a></p><ul>{notes}</ul>'
+        f'<p><a data-kind="zip" download="lipsep.zip" href="{base}/everything.zip">everything as one file (zip)</a></p>'
+        f"<ul>{notes}</ul>"
         f'<img class="lipsep-overview" alt="spectrograms of all voices, and who is visible when" '
         f'src="{base}/overview.png"></div>'
     )

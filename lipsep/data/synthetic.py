@@ -21,7 +21,7 @@ from lipsep.data.visemes import Phone, mouth_curves
 WINDOW = 512  # samples of the filter's spectrum
 HOP = 128  # 8 ms: how often the filter moves
 GLIDE_S = 0.012  # from phone to phone
-PAUSES_S = (0.4, 1.0)  # between words: long, so that gating one voice by its mouth is worth much
+PAUSES_S = (0.5, 1.3)  # between words: long, so that gating one voice by its mouth is worth much
 
 # Vowels: frequencies of the first three formants in Hz, male talkers; the talker's size scales them.
 _VOWELS = {

@@ -46,7 +46,7 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, features: Tensor) -> Quantized:
         z = self.project_in(features)  # (B, F, code_dim)
-        vectors = z.detach().flatten(0, 1)  # (B * F, code_dim)
+        vectors = z.detach().flatten(0, 1).float()  # (B * F, code_dim); half precision would confuse near codes
         if self.training and not self.started:
             self._start_by_kmeans(vectors)
         codes = self._choose(vectors)  # (B * F,)

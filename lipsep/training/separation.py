@@ -55,6 +55,8 @@ class SeparationTraining(lightning.LightningModule):
         """The recipe's loss; where a mouth's voice is not in the mixture, the estimate should be silent."""
         settings = self.settings
         present = sources.flatten(1).any(-1)  # (2B,)
+        if not present.any():
+            return silence(estimates, mixture[:, None]).mean()
         heard, voices = estimates[present], sources[present]
         loss = self.loss(heard, voices)
         if settings.stft_weight:

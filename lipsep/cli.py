@@ -68,6 +68,10 @@ def separate(
     model: Annotated[
         str | None, typer.Option(help="Name, folder or hub id of the model; see 'lipsep models'.", show_default=False)
     ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights that --model's authors released; once for each of their files.", show_default=False),
+    ] = None,
     speakers: Annotated[
         int | None, typer.Option(min=1, help="Keep the N people seen most; default: everyone who matters.")
     ] = None,
@@ -135,11 +139,12 @@ def separate(
             model=model,
             device=device,
             threads=threads,
+            weights=weights or [],
             n_jobs=jobs or 1,
             time_limit_s=time_limit,
         )
         return
-    separator = open_separator(model, device, threads)
+    separator = open_separator(model, device, threads, weights or [])
 
     failed = 0
     for source, folder in ((task.source, task.out) for task in tasks):

@@ -13,6 +13,10 @@ from lipsep.models import SeparationModel, create_model, list_models, model_conf
 
 MODELS = list_models()
 SMALLER = {
+    "av_convtasnet": {"channels": 32, "hidden": 32, "video_encoder": "autoencoder", "lip_size": 32},
+    "av_tdanet_*[0-9]": {"rounds": 2, "video_encoder": "autoencoder", "lip_size": 32},
+    "avlit_[0-9]": {"audio_passes": 2, "audio_hidden": 64, "video_passes": 2, "lip_size": 32},
+    "ctcnet": {"channels": 32, "video_encoder": "autoencoder", "lip_size": 32, "audio_rounds": 2},
     "av_mossformer2": {
         "channels": 32,
         "n_layers": 2,

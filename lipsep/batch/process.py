@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,17 @@ class WorkerProcess:
     """A process with a model in it, started when first needed and again after it has died.
 
     Args:
-        model, device, threads: see `lipsep.terminal.open_separator`.
+        model, device, threads, weights: see `lipsep.terminal.open_separator`.
     """
 
-    def __init__(self, model: str | None = None, device: str = "auto", threads: int | None = None) -> None:
-        self._settings = {"model": model, "device": device, "threads": threads}
+    def __init__(
+        self,
+        model: str | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        weights: Sequence[str] = (),
+    ) -> None:
+        self._settings = {"model": model, "device": device, "threads": threads, "weights": list(weights)}
         self._process: subprocess.Popen | None = None
 
     def start(self, stop: threading.Event | None = None) -> None:

@@ -27,6 +27,7 @@ def run_tasks(
     model: str | None = None,
     device: str = "auto",
     threads: int | None = None,
+    weights: Sequence[str] = (),
     n_jobs: int = 1,
     time_limit_s: float | None = None,
     progress: Progress | None = None,
@@ -35,7 +36,7 @@ def run_tasks(
 
     Args:
         options: keyword arguments of `Separator.__call__`, for all files.
-        model, device, threads: of each process, see `lipsep.terminal.open_separator`.
+        model, device, threads, weights: of each process, see `lipsep.terminal.open_separator`.
         n_jobs: processes.
         time_limit_s: for one file.
         progress: called as `progress(job, task, step, completed, total)`, from several threads.
@@ -43,7 +44,7 @@ def run_tasks(
     Raises:
         LipsepError: the model cannot be loaded at all; nothing is done then.
     """
-    workers = [WorkerProcess(model, device, threads) for _ in range(min(n_jobs, len(tasks)))]
+    workers = [WorkerProcess(model, device, threads, weights) for _ in range(min(n_jobs, len(tasks)))]
     waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
     for task in tasks:
         waiting.put(task)

@@ -1,6 +1,6 @@
 """A process that separates files for another program: one line of JSON for each file comes in, events go out.
 
-    in   {"model": null, "device": "cpu", "threads": 1}                          once
+    in   {"model": null, "device": "cpu", "threads": 1, "weights": []}           once
     out  {"event": "ready"}                                                      or "failed"
     in   {"source": "a.mp4", "out": "results/a", "options": {"video": "none"}}
     out  {"event": "progress", "step": "faces", "completed": 50, "total": 75}    at most a few a second

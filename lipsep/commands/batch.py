@@ -29,6 +29,7 @@ def separate_batch(
     model: str | None,
     device: str,
     threads: int | None,
+    weights: Sequence[Path],
     n_jobs: int,
     time_limit_s: float | None,
 ) -> None:
@@ -48,6 +49,7 @@ def separate_batch(
             model=model,
             device=device,
             threads=threads or max(1, _n_processors() // n_jobs),
+            weights=[str(path) for path in weights],
             n_jobs=n_jobs,
             time_limit_s=time_limit_s,
             progress=progress,

@@ -1,6 +1,18 @@
 """One paper, one file. This package is the registry: importing it registers every model."""
 
-from lipsep.models import av_mossformer2, bin, dolphin, iianet, rtfsnet, swiftnet, visualvoice  # noqa: F401  (registers its models)
+from lipsep.models import (  # noqa: F401  (registers its models)
+    av_convtasnet,
+    av_mossformer2,
+    av_tdanet,
+    avlit,
+    bin,
+    ctcnet,
+    dolphin,
+    iianet,
+    rtfsnet,
+    swiftnet,
+    visualvoice,
+)
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import create_model, list_models, model_config, register_model
 

@@ -134,11 +134,6 @@ class AVLIT(SeparationModel):
     def _video(self, lips: Tensor) -> Tensor:
         """All voices' features side by side: (B[, n_src], F, S, S) -> (B, F', C)."""
         faces = lips if self.faces_at_once else lips.unsqueeze(1)
-        if faces.shape[1] != self.config.n_src:
-            raise ModelError(
-                f"got {faces.shape[1]} people; {self.name} separates exactly {self.config.n_src} at once: choose as "
-                "many (--speakers), or a model for one at a time"
-            )
         features = self.video_encoder(faces.flatten(0, 1)).mT  # (B * n_src, dim, F)
         features = features.reshape(len(lips), self.config.n_src * self.n_features, -1)  # mixes where dim is a multiple
         return self.video_bottleneck(features.mT)

@@ -212,6 +212,10 @@ class Separator:
                 raise FaceError(_nobody(run))
             if settings["speakers"] and len(tracks) < settings["speakers"]:
                 run.warn(f"only {len(tracks)} of the {settings['speakers']} people asked for are visible long enough")
+            at_once = self.model.n_faces
+            if self.model.faces_at_once and len(tracks) != at_once:
+                how = "the rest is noise to it" if len(tracks) > at_once else "empty places see no mouth"
+                run.warn(f"{len(tracks)} visible, and '{self.model.name}' separates {at_once} at a time: {how}")
             for track in tracks:
                 if track.mouth_motion < STILL_MOUTH:
                     run.warn(f"the lips of person {track.person} hardly move: silent, or a picture on the wall")

@@ -20,8 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipsep.models.layers.arranged import Arranged
 
-class SRULayer(nn.Module):
+
+class SRULayer(Arranged):
     """One layer, forward or both ways, in independent groups of channels.
 
     Shape: (L, N, C_in) -> (L - window + 1, N, C_out) with C_out = n_groups * n_directions * hidden; the first group
@@ -48,13 +50,17 @@ class SRULayer(nn.Module):
         self.carry_weight = uniform(2 * n_directions * hidden)  # v_f, v_r
         self.bias = nn.ParameterList(torch.zeros(2 * n_directions * hidden) for _ in range(n_groups))  # b_f, b_r
 
+    def arrange(self) -> tuple[Tensor, ...]:
+        """Gate weights and biases (C_out,), then each group's matrix (window * C_in / G, n_maps * C_out / G)."""
+        both = (self.carry_weight, self.bias)
+        gates = (torch.stack(list(p)).unflatten(1, (2, -1)).transpose(0, 1).flatten(1) for p in both)
+        matrices = (w.view(self.shape).permute(1, 0, 3, 2).flatten(2).flatten(0, 1) for w in self.weight)
+        return (*(half for pair in gates for half in pair), *matrices)
+
     def forward(self, x: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """carry: (N, C_out) after the sequence's earlier part, zeros if there is none. Returns outputs, last carry."""
-        v_f, v_r = (
-            torch.stack(list(self.carry_weight)).unflatten(1, (2, -1)).transpose(0, 1).flatten(1)
-        )  # (C_out,) each
-        b_f, b_r = torch.stack(list(self.bias)).unflatten(1, (2, -1)).transpose(0, 1).flatten(1)
-        z, a, p, *projected = self._maps(x)
+        v_f, v_r, b_f, b_r, *matrices = self.arranged()
+        z, a, p, *projected = self._maps(x, matrices)
         skip = projected[0] if projected else self._in_order(x.unflatten(-1, (self.layout[0], -1)))
         start = torch.zeros_like(z[0]) if carry is None else carry
         c = _scan(z, a + b_f, v_f, start)
@@ -62,23 +68,20 @@ class SRULayer(nn.Module):
         r = torch.sigmoid(torch.addcmul(p + b_r, before, v_r))
         return self._back(torch.lerp(skip, c, r)), c[-1]
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
+    def _maps(self, x: Tensor, matrices: list[Tensor]) -> tuple[Tensor, ...]:
         """The products with the weights: (L, N, C_in) -> n_maps times (L', N, C_out)."""
         windows = x.unflatten(-1, (self.layout[0], -1)).unfold(0, self.window, 1)  # (L', N, G, C_in / G, window)
         groups = windows.permute(2, 0, 1, 4, 3).flatten(3).flatten(1, 2)  # (G, L' * N, window * C_in / G)
-        products = []
-        for rows, weight in zip(groups, self.weight, strict=True):
-            maps = weight.view(self.shape).permute(3, 1, 0, 2).flatten(1, 2).contiguous()
-            products.append([rows @ m for m in maps])  # n_maps times (L' * N, directions * hidden)
-        by_map = (torch.stack(groups, dim=1) for groups in zip(*products, strict=True))  # (L' * N, G, C_out / G)
-        return [self._in_order(m.unflatten(0, windows.shape[:2])) for m in by_map]
+        products = [rows @ matrix for rows, matrix in zip(groups, matrices, strict=True)]
+        maps = torch.stack(products, dim=1).view(*windows.shape[:2], len(products), self.n_maps, -1)
+        return self._in_order(maps.permute(3, 0, 1, 2, 4)).unbind(0)
 
     def _in_order(self, x: Tensor) -> Tensor:
-        """Turn the time of the backward direction round: (L, N, groups, directions * hidden) -> (L, N, C_out)."""
+        """Turn the backward direction's time round: (..., L, N, groups, C_out / groups) -> (..., L, N, C_out)."""
         if self.layout[1] == 1:
-            return x.flatten(2)
+            return x.flatten(-2).contiguous()
         forward, backward = x.unflatten(-1, self.layout[1:]).unbind(-2)
-        return torch.stack([forward, backward.flip(0)], dim=-2).flatten(2)
+        return torch.stack([forward, backward.flip(-4)], dim=-2).flatten(-3)
 
     def _back(self, x: Tensor) -> Tensor:
         """The inverse of `_in_order`, (L, N, C_out) both."""

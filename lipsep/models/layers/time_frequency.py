@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep.models.layers.arranged import Arranged
 from lipsep.models.layers.memory import Memory
 from lipsep.models.layers.sru import SRU
 from lipsep.models.layers.waveform import overlap_add
@@ -160,7 +161,7 @@ class RecurrentPath(nn.Module):
         return y[0].movedim(0, -1)
 
 
-class Heads(nn.Module):
+class Heads(Arranged):
     """Pointwise map, PReLU and frame norm for each attention head. Shape: (B, T, F, C) -> (B, H, T, F * E)."""
 
     def __init__(self, channels: int, n_heads: int, n_out: int, n_freqs: int) -> None:
@@ -172,11 +173,17 @@ class Heads(nn.Module):
         self.gain = nn.ParameterList(torch.ones(n_out, n_freqs) for _ in maps)
         self.offset = nn.ParameterList(torch.zeros(n_out, n_freqs) for _ in maps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def arrange(self) -> tuple[Tensor, ...]:
+        """All heads' maps (H * E, C) and (H * E,), slopes (H, 1, 1, 1), gains and offsets (H, 1, F, E)."""
         gain, offset = (torch.stack(list(p)).transpose(1, 2).unsqueeze(1) for p in (self.gain, self.offset))
-        y = F.linear(x, torch.cat(list(self.weight)), torch.cat(list(self.bias)))  # (B, T, F, H * E)
+        slope = torch.cat(list(self.slope)).view(-1, 1, 1, 1)
+        return torch.cat(list(self.weight)), torch.cat(list(self.bias)), slope, gain, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias, slope, gain, offset = self.arranged()
+        y = F.linear(x, weight, bias)  # (B, T, F, H * E)
         y = y.unflatten(-1, (len(self.weight), -1)).permute(0, 3, 1, 2, 4)  # (B, H, T, F, E)
-        y = torch.where(y >= 0, y, y * torch.cat(list(self.slope)).view(-1, 1, 1, 1))
+        y = torch.where(y >= 0, y, y * slope)
         y = F.layer_norm(y.contiguous(), y.shape[-2:])
         return torch.addcmul(offset, y, gain).flatten(3)
 

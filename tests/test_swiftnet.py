@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from test_rtfsnet import golden_run, golden_states
+from test_separator import clip, done, known  # noqa: F401  (fixtures)
 
 from lipsep.errors import ModelError
 from lipsep.models import create_model
 from lipsep.models.layers.memory import Memory
 from lipsep.models.published import published_model
 from lipsep.models.swiftnet import SwiftNet
+from lipsep.separator import Separator
 from lipsep.streaming import Stream, separate_stream
 
 SMALL = {
@@ -151,3 +153,16 @@ def test_what_cannot_be_streamed_is_refused():
         Stream(small(video_encoder="dp_lipcoder"))
     with pytest.raises(ModelError, match="hop must divide"):
         dataclasses.replace(small().config, hop=100)
+
+
+def test_streaming_through_the_main_path_gives_what_the_whole_recording_gives(clip, known):  # noqa: F811
+    model = small(video_encoder="autoencoder")
+    model.keeps_level = True
+    separator = Separator(model, "cpu", window_s=10.0, overlap_s=0.0)
+    whole, streamed = separator(clip.path), separator(clip.path, streaming=True)
+    assert streamed.report["settings"]["streaming"] and not whole.report["settings"]["streaming"]
+    everyone, quiet = np.abs(whole.voices).max(), np.abs(whole.voices[1, :16_000])
+    np.testing.assert_allclose(streamed.voices, whole.voices, atol=1e-3 * everyone)
+    assert not quiet.any() and everyone > 0  # the second person comes in at 1.6 s
+    with pytest.raises(ModelError, match="swiftnet_6"):
+        Separator(create_model("dolphin_test"), "cpu")(clip.path, streaming=True)

@@ -99,7 +99,8 @@ class AudioIntraAttention(IntraAttention):
 
     def forward(self, local: Tensor, coarse: Tensor) -> Tensor:
         steps = nearest_steps(coarse.shape[1], local.shape[1], coarse.device)
-        share = torch.bincount(steps, minlength=coarse.shape[1]) / (len(steps) * coarse.shape[2])  # (L,)
+        repeats = coarse.new_zeros(coarse.shape[1]).index_add(0, steps, coarse.new_ones(len(steps)))
+        share = repeats / (len(steps) * coarse.shape[2])  # (L,)
         gate, offset = (self._normalised(part, coarse, share[:, None]) for part in (self.gate, self.offset))
         return self._inject(local, torch.sigmoid(gate), offset)
 

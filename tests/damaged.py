@@ -166,7 +166,7 @@ def _crafted(folder: Path, pictures: list[np.ndarray], content: dict[str, bytes]
         yield film(folder / f"{width}x{height}.mkv", [picture] * 2, kind=("mjpeg", "yuvj444p", "flac"))
 
     jumps = {
-        "ten minutes ahead": lambda s: s + 600 * (s > 0.2),
+        "a minute ahead": lambda s: s + 60 * (s > 0.2),
         "ten days ahead": lambda s: s + 864_000 * (s > 0.2),
         "begins after a day": lambda s: s + 86_400,
         "before zero": lambda s: s - 5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -24,11 +25,19 @@ MEASURED_AS = {
 DENSE_DCT_GMACS = {"dolphin": 41.3}
 """What the published code spends on T x T cosine matrices, which lipsep does by FFT."""
 
-NOT_BUILT = {"visualvoice": 256_500 + 11_239_180}
-"""Parameters of the published code that serve its training alone: a word classifier, the identity of voices."""
+NOT_BUILT = {"visualvoice": 256_500 + 11_239_180, "av_mossformer2": 16}
+"""Parameters of the published code that its output does not depend on: a word classifier and the identity of voices,
+which serve training; in AV-MossFormer2 sixteen that nothing reads."""
 
 TOLERANCE = {"visualvoice": 0.035}
 """Default 0.015. VisualVoice: four spectrogram columns per frame make 104 of the 101 of a second, published 100."""
+
+HOOK_TOLERANCE = {"visualvoice": 0.035, "iianet": 0.045, "swiftnet_*": 0.025}
+"""Default 0.015. The programs count elementwise layers, which a rewritten network has not all and not all at once."""
+
+
+def tolerance(name: str, table: dict[str, float]) -> float:
+    return next((share for pattern, share in table.items() if fnmatch(name, pattern)), 0.015)
 
 
 def on_meta(module: nn.Module) -> nn.Module:
@@ -125,6 +134,7 @@ def test_costs_are_those_of_the_published_code(shared, name):
     assert getattr(counted, part) == parameters - NOT_BUILT.get(name, 0)
     assert own_parameters in (None, counted.without_video_encoder)
     transforms = counts.true.by_kind.get("fourier", 0) - counts.saved
-    assert getattr(counts.hooks, part) / 1e9 == pytest.approx(hooks_g, rel=TOLERANCE.get(name, 0.015))
+    assert getattr(counts.hooks, part) / 1e9 == pytest.approx(hooks_g, rel=tolerance(name, HOOK_TOLERANCE))
     true_gmacs = (getattr(counts.true, part) - transforms) / 1e9
-    assert true_gmacs == pytest.approx(true_g - DENSE_DCT_GMACS.get(name, 0), rel=TOLERANCE.get(name, 0.015))
+    expected = true_g - DENSE_DCT_GMACS.get(name, 0)
+    assert true_gmacs == pytest.approx(expected, rel=tolerance(name, TOLERANCE))

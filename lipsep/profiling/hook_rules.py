@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lipsep.models.layers.channels_last import GlobalNorm
 from lipsep.models.layers.filterbank import FilterbankDecoder
 
 Rule = Callable[..., int]
@@ -149,8 +150,13 @@ def _filterbank_by_output(layer: FilterbankDecoder, inputs: tuple[Tensor], outpu
     return output.numel() * channels * kernel - inputs[0].numel() * kernel
 
 
+def _gain_and_bias(_layer: GlobalNorm, _inputs: tuple[Tensor], output: Tensor) -> int:
+    """An affine norm counts twice per element; here gain and bias are applied outside the norm's own call."""
+    return output.numel()
+
+
 LAYER_RULES: dict[str, dict[type[nn.Module], Rule]] = {
-    "ptflops": {},
+    "ptflops": {GlobalNorm: _gain_and_bias},
     "thop": {FilterbankDecoder: _filterbank_by_output},
 }
 """What layers add to what their functional calls count: rule(layer, inputs, output)."""

@@ -76,11 +76,15 @@ def heading(rows: list[Profile]) -> str:
     """What holds for the whole table."""
     setup = rows[0].setup
     gpus = sorted({row.measured.gpu for row in rows if row.measured is not None and row.measured.gpu})
+    how = (
+        f"CPU on {setup.threads} thread{'s' if setup.threads > 1 else ''}, {setup.runs} runs, each model in a fresh "
+        f"process: median (least..most); GPU: {', '.join(gpus) or NOT_RUN}. RAM: growth of the peak during a pass."
+        if any(row.measured is not None for row in rows)
+        else "Counted, not run."
+    )
     return (
-        f"Input {setup.seconds:g} s at 16 kHz with lips at 25 fps, batch {setup.batch}; CPU on {setup.threads} "
-        f"thread{'s' if setup.threads > 1 else ''}, {setup.runs} runs, each model in a fresh process: median "
-        f"(least..most); GPU: {', '.join(gpus) or NOT_RUN}. MACs: executed; hooks: as the literature counted them. "
-        "RAM: growth of the peak during a pass. Sorted by MACs."
+        f"Input {setup.seconds:g} s at 16 kHz with lips at 25 fps, batch {setup.batch}. {how} "
+        "MACs: executed; hooks: as the literature counted them. Sorted by MACs."
     )
 
 

@@ -31,6 +31,7 @@ class MixingConfig:
     alike: float = 0.5  # among filmed pairs: names with the same first letter, in GRID the same first word
     own_pace: float = 0.5  # among filmed pairs: both at the pace at which they were filmed
     crossed_pairs: float = 0.15  # share of mixtures of a filmed clip with an unfilmed voice; the rest: two unfilmed
+    aligned: float = 0.7  # of pairs at one pace: cut at the same moment, so that the same words coincide
     same_pace: float = 0.5  # among the other filmed pairs: both at one pace, so that the voices are alike
     pace: tuple[float, float] = (0.8, 1.25)
     noise: float = 0.25  # share of mixtures with noise
@@ -83,9 +84,12 @@ class Mixtures(Dataset):
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         (first, first_pace), (second, second_pace) = self._draw_pair(rng)
+        places = rng.integers(2**32, size=2)  # seeds of where the stretches are cut
+        if first_pace == second_pace and rng.random() < self.config.aligned:
+            places[1] = places[0]
         voices, pictures = [], []
-        for clip, pace in ((first, first_pace), (second, second_pace)):
-            voice, mouth = change_pace(clip, pace, self.n_frames, rng)
+        for clip, pace, place in ((first, first_pace, places[0]), (second, second_pace, places[1])):
+            voice, mouth = change_pace(clip, pace, self.n_frames, np.random.default_rng(place))
             voices.append(voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4))
             pictures.append(self._film(mouth, rng))
         gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)

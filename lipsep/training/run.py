@@ -161,7 +161,14 @@ def mixing_config(data: DataPart) -> MixingConfig:
 def plain(mixing: MixingConfig) -> MixingConfig:
     """Two filmed clips as they are, for validation."""
     return MixingConfig(
-        segment_s=mixing.segment_s, filmed_pairs=1.0, alike=1.0, own_pace=1.0, crossed_pairs=0.0, noise=0.0, mouths=None
+        segment_s=mixing.segment_s,
+        filmed_pairs=1.0,
+        alike=1.0,
+        own_pace=1.0,
+        aligned=1.0,
+        crossed_pairs=0.0,
+        noise=0.0,
+        mouths=None,
     )
 
 

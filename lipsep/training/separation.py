@@ -9,6 +9,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from lipsep.errors import ModelError
 from lipsep.losses import LOSSES, magnitude_si_snr, si_snr, silence, stft_distance
 from lipsep.models.base import SeparationModel
 from lipsep.training.auxiliary import AuxiliaryBranch, auxiliary_weight
@@ -22,6 +23,11 @@ class SeparationTraining(lightning.LightningModule):
 
     def __init__(self, model: SeparationModel, settings: TrainingPart):
         super().__init__()
+        if model.needs_faces:
+            raise ModelError(
+                f"{model.name} needs pictures of faces, which training corpora do not hold: train a model of lips alone, "
+                "such as visualvoice_lips"
+            )
         self.model, self.settings = model, settings
         self.loss = LOSSES[settings.loss]
         self.auxiliary = AuxiliaryBranch(model) if settings.auxiliary_weight else None

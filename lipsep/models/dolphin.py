@@ -51,6 +51,8 @@ class DolphinConfig:
     n_stages: int = 4  # Q, halvings of the time resolution
     encoder_blocks: int = 2  # GLA blocks per encoder layer
     decoder_blocks: int = 3  # GLA blocks per decoder layer
+    global_attention: bool = True  # False: blocks without GA, the coarse self-attention and its feed-forward (Table 5)
+    local_attention: bool = True  # False: blocks without LA, the heat diffusion and its feed-forward (Table 5)
     n_heads: int = 8
     ffn_expansion: int = 3  # the feed-forward width before its gate, as a multiple of `channels`
     large_kernel: int = 65  # taps of the depthwise convolution after heat diffusion
@@ -164,14 +166,18 @@ class GLABlock(nn.Module):
 
     def __init__(self, config: DolphinConfig) -> None:
         super().__init__()
-        self.coarse_attention = CoarseSelfAttention(config)
-        self.global_ffn = FeedForward(config)
-        self.heat_attention = HeatDiffusionAttention(config)
-        self.local_ffn = FeedForward(config)
+        self.has_global, self.has_local = config.global_attention, config.local_attention
+        if self.has_global:
+            self.coarse_attention = CoarseSelfAttention(config)
+            self.global_ffn = FeedForward(config)
+        if self.has_local:
+            self.heat_attention = HeatDiffusionAttention(config)
+            self.local_ffn = FeedForward(config)
 
     def forward(self, x: Tensor, relative: Tensor, coarse_length: int) -> Tensor:
-        x = self.global_ffn(self.coarse_attention(x, relative, coarse_length))
-        return self.local_ffn(self.heat_attention(x))
+        if self.has_global:
+            x = self.global_ffn(self.coarse_attention(x, relative, coarse_length))
+        return self.local_ffn(self.heat_attention(x)) if self.has_local else x
 
 
 class DownSample(nn.Module):

@@ -241,6 +241,13 @@ def test_short_kernels_equal_the_dense_definition(time: int) -> None:
         assert snr_db(expected[..., channel], found[..., channel]) > 105
 
 
+def test_kernels_are_no_longer_than_needed() -> None:
+    operator = HeatDiffusion(3, as_published=False)  # k = 1
+    operator.prepare_for_inference()
+    assert operator.kernels.shape == (3, 1, 1, 33)
+    assert not len(operator.by_fft)
+
+
 def test_what_was_prepared_still_trains() -> None:
     operator, x = HeatDiffusion(4, as_published=False), torch.randn(1, 50, 4)
     operator.prepare_for_inference()

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from lipsep.models.layers.channels_last import DepthwiseConv, as_picture, as_sequence, duplicate_channels
 
-KERNEL_REACH = 32
-"""Steps to either side that a kernel of a prepared `HeatDiffusion` covers."""
+KERNEL_REACHES = (8, 16, 32)
+"""Steps to either side that a kernel of a prepared `HeatDiffusion` may cover; the shortest that loses no channel."""
 KERNEL_ERROR = 3e-6
 """Largest relative error (root mean square, white input) at which a kernel may be cut off; else the FFT is taken."""
 
@@ -43,13 +43,15 @@ class HeatDiffusion(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.conv_out = DepthwiseConv(channels, 3)
         self.unused_k_conv = DepthwiseConv(channels, 3) if as_published else None
-        self.register_buffer("kernels", None, persistent=False)  # (C, 1, 1, 2 KERNEL_REACH + 1)
+        self.register_buffer("kernels", None, persistent=False)  # (C, 1, 1, 2 reach + 1)
         self.register_buffer("by_fft", None, persistent=False)  # the channels whose kernel is not short
 
     def prepare_for_inference(self) -> None:
         """Compute the kernels, and which of them are too long."""
-        kernels, errors = short_kernels(self.k.detach())
-        self.kernels, self.by_fft = kernels[:, None, None], (errors > KERNEL_ERROR).nonzero()[:, 0]
+        options = [short_kernels(self.k.detach(), reach) for reach in KERNEL_REACHES]
+        too_long = [errors > KERNEL_ERROR for _, errors in options]
+        best = next(i for i, mask in enumerate(too_long) if mask.sum() == too_long[-1].sum())
+        self.kernels, self.by_fft = options[best][0][:, None, None], too_long[best].nonzero()[:, 0]
 
     def forward(self, x: Tensor) -> Tensor:
         heat, gate = self.project(duplicate_channels(self.conv_in(x))).chunk(2, dim=-1)
@@ -57,7 +59,7 @@ class HeatDiffusion(nn.Module):
 
     def diffuse(self, x: Tensor) -> Tensor:
         """Each channel diffuses, by its kernel or by FFT: (B, T, C) -> (B, T, C)."""
-        if self.kernels is None or torch.is_grad_enabled() or x.shape[1] < KERNEL_REACH:
+        if self.kernels is None or torch.is_grad_enabled() or x.shape[1] < self.kernels.shape[-1] // 2:
             return diffuse(x, self.k)
         y = diffuse_by_kernel(x, self.kernels)
         if len(self.by_fft):
@@ -65,16 +67,16 @@ class HeatDiffusion(nn.Module):
         return y
 
 
-def short_kernels(k: Tensor) -> tuple[Tensor, Tensor]:
-    """What heat diffusion is in time, on an endless line, cut off at KERNEL_REACH steps.
+def short_kernels(k: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """What heat diffusion is in time, on an endless line, cut off at `reach` steps.
 
-    Shape: k (C,) -> kernels (C, 2 KERNEL_REACH + 1), relative errors (C,): the energy that is cut off, as a root.
+    Shape: k (C,) -> kernels (C, 2 reach + 1), relative errors (C,): the energy that is cut off, as a root.
     """
     n_frequencies = 8192
     w = torch.arange(n_frequencies + 1, dtype=torch.float64, device=k.device) * (math.pi / n_frequencies)
     half = torch.fft.irfft(torch.exp(-k.double()[:, None] * w.square()))[:, :n_frequencies]  # (C, n >= 0)
-    rest = half[:, KERNEL_REACH + 1 :].norm(dim=1) / half.norm(dim=1)
-    kept = half[:, : KERNEL_REACH + 1]
+    rest = half[:, reach + 1 :].norm(dim=1) / half.norm(dim=1)
+    kept = half[:, : reach + 1]
     kernels = torch.cat([kept[:, 1:].flip(1), kept], dim=1)
     return (kernels / kernels.sum(1, keepdim=True)).to(k.dtype), rest  # heat is neither made nor lost
 

@@ -25,8 +25,8 @@ class SeparationTraining(lightning.LightningModule):
         super().__init__()
         if model.needs_faces:
             raise ModelError(
-                f"{model.name} needs pictures of faces, which training corpora do not hold: train a model of lips alone, "
-                "such as visualvoice_lips"
+                f"{model.name} needs pictures of faces, which training corpora do not hold: "
+                "train a model of lips alone, such as visualvoice_lips"
             )
         self.model, self.settings = model, settings
         self.loss = LOSSES[settings.loss]

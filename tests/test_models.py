@@ -27,8 +27,8 @@ SMALLER = {
     },
     "bin_[0-9]*": {"iterations": 2, "audio_channels": 64, "audio_hidden": 32, "video_hidden": 16, "lip_size": 32},
     "iianet": {"channels": 16, "hidden_channels": 32, "video_channels": 16, "n_rounds": 6, "lip_size": 32},
-    "rtfsnet_*": {"n_rounds": 2, "channels": 32, "hidden_channels": 16, "video_channels": 64, "lip_size": 32},
-    "swiftnet_*": {"n_rounds": 2, "channels": 32, "hidden_channels": 16, "video_channels": 64, "lip_size": 32},
+    "rtfsnet_*": {"n_rounds": 2, "channels": 16, "hidden_channels": 8, "video_channels": 32, "lip_size": 32},
+    "swiftnet_*": {"n_rounds": 2, "channels": 16, "hidden_channels": 8, "video_channels": 32, "lip_size": 32},
     "visualvoice*": {"channels": 8, "face_size": 64, "lip_size": 32},
 }
 """Pattern of names -> settings under which large models are tested here, so that the tests stay quick."""

@@ -69,12 +69,13 @@ def short(recipe: Path, folder: Path, **training: object) -> Path:
     """A recipe that runs another for a handful of steps."""
     content = {
         "extends": str(recipe),
+        "model": {"initial_weights": None},
         "data": {
             "synthetic": {"talkers": 6, "held_out_talkers": 2, "clips_per_talker": 2, "clip_s": 2.0},
-            "mixing": {"segment_s": 0.64},
+            "mixing": {"segment_s": 1.6, "pace": [1.0, 1.0]},  # no pause is longer
         },
         "training": {
-            "batch_mixtures": 2, "steps_per_epoch": 8, "epochs": 1, "warmup_steps": 2, "validation_mixtures": 4,
+            "batch_mixtures": 1, "steps_per_epoch": 8, "epochs": 1, "warmup_steps": 2, "validation_mixtures": 3,
             "required_si_snri_db": None, **training,
         },
         "output": str(folder / "run"),

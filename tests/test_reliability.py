@@ -197,7 +197,7 @@ def test_a_part_of_the_corpus_is_separated_or_refused_in_one_line(talking, tmp_p
     (tmp_path / "corpus").mkdir()
     separator, became = Separator(Share(), "cpu"), Counter()
     for number, source in enumerate(corpus(tmp_path / "corpus", talking, n_random=16)):
-        if number % 4:
+        if number % 6:
             continue
         start_s = time.process_time()
         with warnings.catch_warnings():
@@ -210,4 +210,4 @@ def test_a_part_of_the_corpus_is_separated_or_refused_in_one_line(talking, tmp_p
                 assert "\n" not in str(error), source.name
                 became["refused"] += 1
         assert time.process_time() - start_s < 20, source.name
-    assert became["done"] >= 5 and became["refused"] >= 5
+    assert became["done"] >= 3 and became["refused"] >= 3

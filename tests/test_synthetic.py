@@ -91,6 +91,7 @@ def test_a_toy_recipe_learns_in_a_handful_of_steps(recipe, tmp_path):
     import lightning
 
     from lipsep.checkpoints import load_model
+    from lipsep.lips import lip_recipe
     from lipsep.models import create_model
     from lipsep.training import train
     from lipsep.training.run import prepare_feed
@@ -100,7 +101,7 @@ def test_a_toy_recipe_learns_in_a_handful_of_steps(recipe, tmp_path):
     settings = load_recipe(path)
     lightning.seed_everything(0, verbose=False)
     untrained = create_model(settings.model.name, **settings.model.overrides)
-    feed = prepare_feed(settings, untrained.config.lip_size)
+    feed = prepare_feed(settings, lip_recipe(untrained.lip_recipe))
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     (before,) = trainer.validate(SeparationTraining(untrained, settings.training), feed, verbose=False)
     after = load_model(str(train(path))).metadata["validation"]

@@ -75,8 +75,8 @@ def short(recipe: Path, folder: Path, **training: object) -> Path:
             "mixing": {"segment_s": 1.6, "pace": [1.0, 1.0]},  # no pause is longer
         },
         "training": {
-            "batch_mixtures": 1, "steps_per_epoch": 8, "epochs": 1, "warmup_steps": 2, "learning_rate": 5e-3, "validation_mixtures": 3,
-            "required_si_snri_db": None, **training,
+            "batch_mixtures": 1, "steps_per_epoch": 8, "epochs": 1, "warmup_steps": 2,
+            "learning_rate": 5e-3, "validation_mixtures": 3, "required_si_snri_db": None, **training,
         },
         "output": str(folder / "run"),
     }  # fmt: skip

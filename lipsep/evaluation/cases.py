@@ -101,8 +101,6 @@ class ManifestCases:
 
     def __post_init__(self) -> None:
         self.names = [row.mixture for row in self.rows]
-        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
-            raise MediaError(f"the manifest has several mixtures named {twice[0]}: give each a name of its own")
         self._number = {name: number for number, name in enumerate(sources_of(self.rows))}
 
     def preparations(self) -> list[str]:
@@ -116,13 +114,15 @@ class ManifestCases:
 
     def load(self, index: int) -> Case:
         row = self.rows[index]
-        mixture, references = mix([np.load(self._kept(name, "voice")) for name in row.sources], row.gains_db)
+        voices = [np.load(self._kept(name, "voice")) for name in row.sources]
+        mixture, references = mix(voices, row.gains_db, row.first_frames)
         lips = None
         if self.recipe_name is not None:
             n_frames = len(mixture) // SAMPLES_PER_FRAME
             kept = (np.load(self._kept(name, "lips"), mmap_mode="r") for name in row.sources)
-            lips = np.stack([_fit_frames(pictures, n_frames) for pictures in kept])  # (n_src, F, S, S)
-        talkers = tuple(map(talker_of, row.sources))
+            begun = (pictures[first:] for pictures, first in zip(kept, row.first_frames, strict=True))
+            lips = np.stack([_fit_frames(pictures, n_frames) for pictures in begun])  # (n_src, F, S, S)
+        talkers = row.speakers or tuple(map(talker_of, row.sources))
         return Case(row.mixture, row.sources, talkers, row.gains_db, mixture, references, lips)
 
     def _kept(self, source: str, what: str) -> Path:

@@ -13,6 +13,7 @@ from lipsep.checkpoints import load_published
 from lipsep.encoders import create_encoder
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import create_model
+from lipsep.models.av_convtasnet import DilatedConv
 from lipsep.models.layers.afrcnn import stretched_linear
 from lipsep.models.layers.channels_last import stretch_to
 from lipsep.models.published import published_model
@@ -136,6 +137,14 @@ def test_mapping_before_stretching_changes_nothing():
     whole = torch.cat([stretch_to(part, 7) for part in parts], dim=2)
     wanted = torch.nn.functional.linear(whole, weight, bias)
     torch.testing.assert_close(stretched_linear(parts, weight, bias, 7), wanted)
+
+
+@pytest.mark.parametrize("time", [1, 7, 100])
+@pytest.mark.parametrize("dilation", [1, 4, 32])
+def test_dilated_filters_are_those_of_pytorch(time, dilation):
+    layer, x = DilatedConv(6, 3, dilation), torch.randn(2, time, 6)
+    wanted = torch.nn.functional.conv1d(x.mT, layer.weight, layer.bias, 1, dilation, dilation, groups=6).mT
+    torch.testing.assert_close(layer(x), wanted)
 
 
 def test_the_autoencoder_gives_pictures_back():

@@ -26,8 +26,8 @@ DENSE_DCT_GMACS = {"dolphin": 41.3}
 """What the published code spends on T x T cosine matrices, which lipsep does by FFT."""
 
 NOT_BUILT = {"visualvoice": 256_500 + 11_239_180, "av_mossformer2": 16}
-"""Parameters of the published code that its output does not depend on: a word classifier and the identity of voices,
-which serve training; in AV-MossFormer2 sixteen that nothing reads."""
+"""Parameters of the published code that are none here: a word classifier and the identity of voices, which serve
+training; sixteen speeds of AV-MossFormer2's rotary embedding, which are never trained and are buffers here."""
 
 TOLERANCE = {"visualvoice": 0.035}
 """Default 0.015. VisualVoice: four spectrogram columns per frame make 104 of the 101 of a second, published 100."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +20,19 @@ import torch
 from lipsep.checkpoints import load_model
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.manifest import mix
-from lipsep.evaluation.evaluate import FilmedVoice, load_filmed_voice
+from lipsep.evaluation.cases import load_filmed_voice
 from lipsep.losses import si_snr
 from lipsep.windows import separate_windows, window_starts
 
 SETTINGS = [(2.0, 0.0), (2.0, 0.52), (2.0, 1.0), (4.0, 0.0), (4.0, 0.52), (4.0, 1.0), (4.0, 2.0), (8.0, 1.0)]
 N_MIXTURES, N_JOINED = 12, 4
+
+
+class FilmedVoice(NamedTuple):
+    """One voice (T,) and its lip pictures (F, S, S)."""
+
+    voice: np.ndarray
+    lips: np.ndarray
 
 
 class _Pictures:
@@ -45,7 +53,7 @@ def main() -> None:
     sources = sorted((arguments.root / "grid_s1").glob("s[rw]*.mp4"))
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(sources))[: 2 * N_MIXTURES * N_JOINED]
-    needed = [load_filmed_voice(sources[i], model.lip_recipe) for i in chosen]
+    needed = [FilmedVoice(*load_filmed_voice(sources[i], model.lip_recipe)) for i in chosen]
     stretches = [_join(needed[i : i + N_JOINED]) for i in range(0, len(needed), N_JOINED)]
     pairs = [(stretches[i], stretches[i + 1]) for i in range(0, len(stretches), 2)]
     print(f"{len(pairs)} mixtures of {len(pairs[0][0].voice) / SAMPLE_RATE:.1f} s, model {arguments.model}, one thread")

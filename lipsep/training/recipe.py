@@ -95,9 +95,18 @@ class TrainingPart(LoopPart):
     required_si_snri_db: float | None = None  # a run that ends below this on its validation mixtures has failed
 
 
+class TeacherPart(_Strict):
+    """Who tells the video encoder what a frame means (`lipsep.training.teachers`)."""
+
+    name: Literal["log_mel", "av_hubert"] = "log_mel"
+    weights: Path | None = None  # of av_hubert: the authors' large_vox_433h.pt
+    targets: Path | None = None  # folder in which targets are stored, once; without it they are made as they are needed
+
+
 class LipReadingPart(LoopPart):
     """How the video branch learns before the separator does (`lipsep pretrain`)."""
 
+    teacher: TeacherPart = TeacherPart()
     learning_rate: float = 3e-3
     batch: int
     validation_examples: int = 100
@@ -115,6 +124,21 @@ class LipPicturesPart(LoopPart):
     output: Path
 
 
+class LipCoderPart(LoopPart):
+    """How DP-LipCoder learns before the separator does (`lipsep pretrain`), as its paper says; the paper gives neither
+    the batch nor the weights of the losses beside the commitment's."""
+
+    teacher: TeacherPart = TeacherPart()
+    learning_rate: float = 1e-3
+    commitment: float = 1.0  # beta, Eq. 16
+    distillation: float = 1.0
+    restart_below: float = 0.0  # codes whose moving count per step falls below this begin anew; 0: never
+    stop_after_epochs: int = 10  # without a better reconstruction
+    batch: int  # clips
+    validation_examples: int = 100
+    output: Path
+
+
 class Recipe(_Strict):
     """A complete training run."""
 
@@ -122,6 +146,7 @@ class Recipe(_Strict):
     data: DataPart
     lip_reading: LipReadingPart | None = None
     lip_pictures: LipPicturesPart | None = None
+    lip_coder: LipCoderPart | None = None
     training: TrainingPart
     output: Path  # run folder: checkpoints, logs, exported model; {model} stands for the model's name
     licence: str  # of the weights, for the model card
@@ -159,9 +184,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     data = content.get("data", {})
-    pretraining = [content.get(part) or {} for part in ("lip_reading", "lip_pictures")]
+    pretraining = [content.get(part) or {} for part in ("lip_reading", "lip_pictures", "lip_coder")]
     with_output = [(part, ("output",)) for part in (content, *pretraining)]
-    parts = [(data, ("filmed", "unfilmed", "noises", "prepared")), *with_output]
+    teachers = [(part.get("teacher") or {}, ("weights", "targets")) for part in pretraining]
+    parts = [(data, ("filmed", "unfilmed", "noises", "prepared")), *with_output, *teachers]
     model = content.get("model", {})
     if str(model.get("initial_weights", "")).startswith("."):
         model["initial_weights"] = str((folder / model["initial_weights"]).resolve())

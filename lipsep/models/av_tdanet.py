@@ -25,12 +25,12 @@ from torch.nn import functional as F
 from lipsep.encoders import encoder_for
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
-from lipsep.models.dolphin import AVFusion, DolphinConfig, VideoProjection, VisualFusion
 from lipsep.models.layers.afrcnn import Adapt
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm
 from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.models.layers.masks import ReLUMasks
 from lipsep.models.layers.top_down import BottomUp, ConvNorm, TopDown
+from lipsep.models.layers.visual_fusion import AVFusion, VideoProjection, VisualFusion
 from lipsep.models.registry import register_model
 
 
@@ -129,12 +129,9 @@ class AVTDANet(SeparationModel):
         video_encoder, config = encoder_for(config)
         super().__init__(config, lip_recipe=config.lip_recipe)
         c, n_filters, stride = config, config.audio_kernel // 2 + 1, config.audio_kernel // 4
-        visual = DolphinConfig(
-            visual_channels=c.visual_channels, visual_scales=c.visual_scales, as_published=c.as_published
-        )
         self.video_encoder = video_encoder
         self.video_projection = VideoProjection(video_encoder.feature_dim, c.visual_channels, kernel=3)
-        self.visual_fusion = VisualFusion(visual)
+        self.visual_fusion = VisualFusion(c.visual_channels, c.visual_scales, c.dropout, c.as_published)
         self.audio_encoder = FilterbankEncoder(n_filters, c.audio_kernel, stride, c.audio_kernel // 2)
         self.audio_norm = GlobalNorm(n_filters, eps=1e-8)
         self.audio_projection = nn.Linear(n_filters, c.channels)

@@ -22,7 +22,9 @@ Sequences are stored (B, T, C) throughout; see layers/channels_last.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -33,9 +35,10 @@ from lipsep.encoders import create_encoder
 from lipsep.encoders.dp_lipcoder import DP_LIPCODERS, PUBLISHED_LAYERS
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, LayerScale, pool_to, stretch_to
+from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, LayerScale, pool_to
 from lipsep.models.layers.heat import HeatDiffusion
 from lipsep.models.layers.relative_attention import RelativeAttention
+from lipsep.models.layers.visual_fusion import AVFusion, TopDownAttention, VideoProjection, VisualFusion
 from lipsep.models.layers.waveform import AudioDecoder, AudioEncoder
 from lipsep.models.registry import register_model
 
@@ -53,6 +56,8 @@ class DolphinConfig:
     decoder_blocks: int = 3  # GLA blocks per decoder layer
     global_attention: bool = True  # False: blocks without GA, the coarse self-attention and its feed-forward (Table 5)
     local_attention: bool = True  # False: blocks without LA, the heat diffusion and its feed-forward (Table 5)
+    local_kernel: int | None = None  # taps of a depthwise convolution in blocks' LA; None: heat diffusion (Table 6)
+    fusion_stage: int = 0  # after so many encoder layers the video joins the audio (Table 11)
     n_heads: int = 8
     ffn_expansion: int = 3  # the feed-forward width before its gate, as a multiple of `channels`
     large_kernel: int = 65  # taps of the depthwise convolution after heat diffusion
@@ -61,7 +66,7 @@ class DolphinConfig:
     dropout: float = 0.05
     masking: bool = False  # True: the output is a ReLU mask on the encoded mixture; False: direct mapping
     input_level: float | None = None  # RMS to which mixtures are brought, and estimates back from it; None: as they are
-    video_encoder: str = "dp_lipcoder"  # or "lipcoder" (semantic path alone), "reconstruction" (that path alone)
+    video_encoder: str = "dp_lipcoder"  # a registered one (Table 1); "lipcoder" is the semantic path alone
     lip_size: int = 88  # pixels
     lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips)
     video_layers: tuple[str, ...] = PUBLISHED_LAYERS
@@ -86,6 +91,12 @@ class DolphinConfig:
                 "audio_kernel must be a multiple of audio_stride, n_stages at least 1, visual_scales at least 2; got "
                 f"{self.audio_kernel}, {self.audio_stride}, {self.n_stages}, {self.visual_scales}"
             )
+        if not 0 <= self.fusion_stage < self.n_stages:
+            raise ModelError(
+                f"fusion_stage must be 0 to {self.n_stages - 1}, less than n_stages; got {self.fusion_stage}"
+            )
+        if self.local_kernel is not None and (self.local_kernel < 1 or self.local_kernel % 2 == 0):
+            raise ModelError(f"local_kernel must be odd, or None for heat diffusion; got {self.local_kernel}")
 
 
 # --- Blocks ----------------------------------------------------------------------------------------------------------
@@ -147,7 +158,9 @@ class HeatDiffusionAttention(nn.Module):
     def __init__(self, config: DolphinConfig) -> None:
         super().__init__()
         channels = config.channels
-        self.heat = HeatDiffusion(channels, config.as_published)
+        self.heat: nn.Module = HeatDiffusion(channels, config.as_published)
+        if config.local_kernel is not None:
+            self.heat = DepthwiseConv(channels, config.local_kernel)
         self.norm_in = GlobalNorm(channels, eps=1e-5)
         self.large_conv = DepthwiseConv(channels, config.large_kernel)
         self.small_conv = DepthwiseConv(channels, 3)
@@ -192,147 +205,7 @@ class DownSample(nn.Module):
         return F.gelu(self.norm(self.conv(x)))
 
 
-class TopDownAttention(nn.Module):
-    """A coarse map gates and shifts a finer one (TDA, eq. 6): h(fine) * up(sigmoid(h(coarse))) + up(h(coarse)).
-
-    Shape: fine (B, T, C), coarse (B, T', C) -> (B, T, C).
-    """
-
-    def __init__(self, channels: int, as_published: bool, batch_norm: bool = False) -> None:
-        super().__init__()
-
-        def embedding() -> nn.Sequential:
-            norm = BatchNorm(channels) if batch_norm else GlobalNorm(channels, eps=1e-8)
-            return nn.Sequential(HeatDiffusion(channels, as_published), norm)
-
-        self.fine = embedding()
-        self.coarse_gate = embedding()
-        self.coarse = embedding()
-
-    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        time = fine.shape[1]
-        gate = stretch_to(torch.sigmoid(self.coarse_gate(coarse)), time)
-        return self.fine(fine) * gate + stretch_to(self.coarse(coarse), time)
-
-
-# --- Visual feature fusion -------------------------------------------------------------------------------------------
-
-
-class VideoProjection(nn.Module):
-    """Features of the video encoder to few channels. Shape: (B, F, feature_dim) -> (B, F, C)."""
-
-    def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(c_in, c_out, kernel, padding=kernel // 2)
-        self.norm = BatchNorm(c_out)
-        self.act = nn.PReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2)))
-
-
-class VisualScale(nn.Module):
-    """One time resolution of the visual pyramid. Shape: (B, F, C) -> (B, ceil(F / stride), C)."""
-
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv = DepthwiseConv(channels, 5, stride)
-        self.norm = BatchNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
-
-
-class VisualGlobal(nn.Module):
-    """The network at the top of the visual pyramid. Shape: (B, F, C) -> (B, F, C)."""
-
-    def __init__(self, channels: int, dropout: float) -> None:
-        super().__init__()
-        self.linear_in = nn.Linear(channels, channels, bias=False)
-        self.norm_in = GlobalNorm(channels, eps=1e-8)
-        self.conv = DepthwiseConv(channels, 5)
-        self.linear_out = nn.Linear(channels, channels, bias=False)
-        self.norm_out = GlobalNorm(channels, eps=1e-8)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.dropout(F.relu(self.conv(self.norm_in(self.linear_in(x)))))
-        return self.dropout(self.norm_out(self.linear_out(x)))
-
-
-class VisualFusion(nn.Module):
-    """Fuse lip features of several time resolutions, top-down, added to the input. Shape: (B, F, C) -> (B, F, C)."""
-
-    def __init__(self, config: DolphinConfig) -> None:
-        super().__init__()
-        channels, n_scales, published = config.visual_channels, config.visual_scales, config.as_published
-        self.project = VideoProjection(channels, channels, kernel=1)
-        self.scales = nn.ModuleList(VisualScale(channels, stride=1 if i == 0 else 2) for i in range(n_scales))
-        self.top = VisualGlobal(channels, config.visual_dropout)
-        self.fusions = nn.ModuleList(TopDownAttention(channels, published, batch_norm=True) for _ in range(n_scales))
-        self.descent = nn.ModuleList(
-            TopDownAttention(channels, published, batch_norm=True) for _ in range(n_scales - 1)
-        )
-        self.linear_out = nn.Linear(channels, channels)
-        self.as_published = published
-
-    def forward(self, x: Tensor) -> Tensor:
-        maps = [self.project(x)]
-        for i, scale in enumerate(self.scales):
-            maps.append(scale(maps[-1])) if i else maps.append(scale(maps.pop()))
-        top = self.top(sum(pool_to(m, maps[-1].shape[1]) for m in maps))
-        if self.as_published:  # the slip: the first step down starts from the map above, not from the coarsest
-            fused = [fusion(m, top) for fusion, m in zip(self.fusions[:-1], maps, strict=False)]
-            state = fused[len(fused) - 2]
-        else:
-            fused = [fusion(m, top) for fusion, m in zip(self.fusions, maps, strict=True)]
-            state = fused.pop()
-        for step, m in zip(reversed(self.descent), reversed(fused), strict=True):
-            state = step(m, state)
-        return x + self.linear_out(state)
-
-
-# --- Audio-visual fusion and separator -------------------------------------------------------------------------------
-
-
-class Embed(nn.Module):
-    """Pointwise convolution with `groups`, global norm, PReLU. Shape: (B, T, C) -> (B, T, C')."""
-
-    def __init__(self, c_in: int, c_out: int, full: bool) -> None:
-        super().__init__()
-        conv = nn.Linear(c_in, c_out) if full else nn.Conv1d(c_in, c_out, 1, groups=c_in)
-        self.weight, self.bias = nn.Parameter(conv.weight.detach().flatten(1)), conv.bias
-        self.norm = GlobalNorm(c_out, eps=1e-8)
-        self.act = nn.PReLU()
-        self.copies = 0 if full else c_out // c_in
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.copies:
-            x = x.repeat_interleave(self.copies, dim=-1) if self.copies > 1 else x
-            x = x * self.weight[:, 0] + self.bias
-        else:
-            x = F.linear(x, self.weight, self.bias)
-        return self.act(self.norm(x))
-
-
-class AVFusion(nn.Module):
-    """Video attends to and gates audio (AVF, eq. 16-19 with K = 1); both act at video rate and are stretched.
-
-    Shape: audio (B, T, C), video (B, F, C_v) -> (B, T, C).
-    """
-
-    def __init__(self, channels: int, visual_channels: int) -> None:
-        super().__init__()
-        self.audio_key = Embed(channels, channels, full=False)
-        self.audio_value = Embed(channels, channels, full=False)
-        self.video_gate = Embed(visual_channels, channels, full=True)
-        self.video_attention = Embed(visual_channels, channels, full=False)
-
-    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
-        attention = self.video_attention(video).softmax(dim=1)  # over time, at video rate
-        gate = self.video_gate(video)
-        time = audio.shape[1]
-        return self.audio_value(audio) * stretch_to(attention, time) + self.audio_key(audio) * stretch_to(gate, time)
+# --- Separator -------------------------------------------------------------------------------------------------------
 
 
 class EncoderLayer(nn.Module):
@@ -365,7 +238,10 @@ class DecoderLayer(nn.Module):
 
 
 class Separator(nn.Module):
-    """Encoder, global map, top-down decoder. Shape: (B, T, C) -> (B, T, C); any T, zero-padded to a multiple of 2^Q."""
+    """Encoder, global map, top-down decoder. Shape: (B, T, C) -> (B, T, C); any T, zero-padded to a multiple of 2^Q.
+
+    `fuse` adds the video, (B, T', C) -> (B, T', C), after `fusion_stage` encoder layers; at 0, before the padding.
+    """
 
     def __init__(self, config: DolphinConfig) -> None:
         super().__init__()
@@ -379,13 +255,18 @@ class Separator(nn.Module):
             TopDownAttention(config.channels, config.as_published) for _ in range(config.n_stages)
         )
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_stages))
+        self.fusion_stage = config.fusion_stage
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, fuse: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.fusion_stage == 0:
+            x = fuse(x)
         time, ratio = x.shape[1], 2 ** len(self.encoder)
         x = F.pad(x, (0, 0, 0, -time % ratio))  # (B, T', C)
         coarse_length, relative = x.shape[1] // ratio, self.relative_positions.weight
         skips, maps = [], []
-        for layer in self.encoder:
+        for stage, layer in enumerate(self.encoder):
+            if 0 < stage == self.fusion_stage:
+                x = fuse(x)
             x, skip = layer(x, relative, coarse_length)
             skips.append(skip)
             maps.append(x)
@@ -451,7 +332,7 @@ class Dolphin(SeparationModel):
             }  # fmt: skip
         self.video_encoder = create_encoder(c.video_encoder, lip_size=c.lip_size, lip_recipe=c.lip_recipe, **sizes)
         self.video_projection = VideoProjection(self.video_encoder.feature_dim, c.visual_channels, kernel=3)
-        self.visual_fusion = VisualFusion(c)
+        self.visual_fusion = VisualFusion(c.visual_channels, c.visual_scales, c.visual_dropout, c.as_published)
         self.audio_encoder = AudioEncoder(c.audio_channels, c.audio_kernel, c.audio_stride)
         self.audio_projection = AudioProjection(c.audio_channels, c.channels)
         self.av_fusion = AVFusion(c.channels, c.visual_channels)
@@ -466,8 +347,8 @@ class Dolphin(SeparationModel):
         level = self._level(mixture)  # (B, 1)
         shortest = max(self.config.audio_kernel, mixture.shape[1])
         encoded = self.audio_encoder(self.fit_length(mixture / level, shortest))  # (B, T', N)
-        fused = self.av_fusion(self.audio_projection(encoded), video)  # (B, T', C)
-        estimate = level * self.audio_decoder(self.output_layer(self.separator(fused), encoded))
+        audio = self.separator(self.audio_projection(encoded), partial(self.av_fusion, video=video))  # (B, T', C)
+        estimate = level * self.audio_decoder(self.output_layer(audio, encoded))
         return self.fit_length(estimate, mixture.shape[1]).unsqueeze(1)
 
     def watch(self, lips: Tensor) -> Tensor:

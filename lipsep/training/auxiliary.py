@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
-from lipsep.models.dolphin import AudioDecoder, Dolphin, OutputLayer, stretch_to
+from lipsep.models.dolphin import AudioDecoder, Dolphin, OutputLayer
+from lipsep.models.layers.channels_last import stretch_to
 
 
 class AuxiliaryBranch(nn.Module):

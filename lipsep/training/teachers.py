@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def store_targets(teacher: Teacher, clips: TalkingClips, folder: Path, hook: Hoo
 @torch.inference_mode()
 def _targets_of(teacher: Teacher, clip: TalkingClip) -> np.ndarray:
     """(F, dim) float16."""
-    device = next(teacher.parameters(), torch.empty(0)).device
+    device = next(chain(teacher.parameters(), teacher.buffers())).device
     lips = torch.empty(1, clip.n_frames, 0, 0)
     if teacher.lip_recipe is not None:
         lips = torch.from_numpy(normalise_picture(picture_mouth(clip.mouth, lip_recipe(teacher.lip_recipe))))[None]

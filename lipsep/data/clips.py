@@ -6,7 +6,7 @@ a training example is two slices of two arrays. An hour of speech takes 115 MB f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,3 +125,12 @@ def pack(clips: Iterable[TalkingClip]) -> TalkingClips:
             [], [], np.zeros(0, np.int64), np.zeros(0, np.int16), np.zeros((0, MOUTH_POINTS, 2), np.float32)
         )
     return TalkingClips(names, talkers, np.array(n_frames), np.concatenate(voices), np.concatenate(mouths))
+
+
+def join(parts: Sequence[TalkingClips]) -> TalkingClips:
+    """Several corpora as one."""
+    return TalkingClips(
+        [name for part in parts for name in part.names],
+        [talker for part in parts for talker in part.talkers],
+        *(np.concatenate([getattr(part, what) for part in parts]) for what in ("n_frames", "voices", "mouths")),
+    )

@@ -8,34 +8,35 @@ Noise: any folder of sound files (ESC: ``class_number``).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lipsep.data.clips import TalkingClip, TalkingClips, pack
+from lipsep.data.clips import TalkingClip, TalkingClips, join, pack
+from lipsep.data.filming import Hook, film_talker
+from lipsep.data.layouts import VIDEO_SUFFIXES
+from lipsep.data.shards import is_prepared, load_shards, prepared_splits
 from lipsep.data.sound_to_mouth import N_NETWORKS, film, fit
-from lipsep.errors import MediaError
-from lipsep.faces import find_faces
-from lipsep.lips import normalise_mouth
-from lipsep.media import load_audio, read_frames
+from lipsep.errors import FaceError, MediaError
+from lipsep.media import load_audio
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mpg", ".mov", ".mkv", ".avi", ".webm"})
 AUDIO_SUFFIXES = frozenset({".opus", ".flac", ".wav", ".ogg", ".mp3", ".m4a"})
-
-Hook = Callable[[str, int, int | None], None]
 
 
 def filmed_corpus(folder: Path, prepared: Path, hook: Hook | None = None) -> TalkingClips:
-    """Every clip of a folder with its talker's mouth, prepared once into ``prepared/<folder name>.npz``.
+    """Every clip of a folder with its talker's mouth, prepared once into ``prepared/<folder name>.npz``; or all of
+    what `lipsep prepare` wrote there.
 
     A clip in which no face is found in at least 90 % of the frames is left out and counted.
 
     Raises:
         MediaError: the folder is missing or holds no usable clip.
     """
+    if is_prepared(folder):
+        return join([load_shards(folder, split) for split in prepared_splits(folder)])
     path = prepared / f"{folder.name}.npz"
     if path.is_file():
         return TalkingClips.load(path)
@@ -55,11 +56,10 @@ def filmed_corpus(folder: Path, prepared: Path, hook: Hook | None = None) -> Tal
 
 def film_clip(source: Path) -> TalkingClip | None:
     """One clip with one talker; None where no face is present in at least 90 % of the frames."""
-    tracks = find_faces(read_frames(source), speakers=1)
-    if not tracks or tracks[0].present.mean() < 0.9:
+    try:
+        return film_talker(source, source.stem, source.stem.split("_")[0] if "_" in source.stem else "")
+    except FaceError:
         return None
-    mouth = normalise_mouth(tracks[0].landmarks, tracks[0].present)  # (F, 20, 2)
-    return TalkingClip(source.stem, source.stem.split("_")[0] if "_" in source.stem else "", load_audio(source), mouth)
 
 
 def unfilmed_corpus(folder: Path, filmed: TalkingClips, prepared: Path, hook: Hook | None = None) -> TalkingClips:

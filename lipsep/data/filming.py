@@ -1,0 +1,30 @@
+"""One clip with one talker -> a voice and a mouth, with the product's own face pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lipsep.data.clips import TalkingClip
+from lipsep.errors import FaceError
+from lipsep.faces import find_faces
+from lipsep.lips import normalise_mouth
+from lipsep.media import load_audio, read_frames
+
+PRESENT = 0.9  # share of its frames that must show the talker's face
+
+Hook = Callable[[str, int, "int | None"], None]
+
+
+def film_talker(video: Path, name: str, talker: str, sound: Path | None = None) -> TalkingClip:
+    """One clip with one talker, from its video, or with its sound from a file beside it.
+
+    Raises:
+        MediaError: a file cannot be read. FaceError: no face is present in at least 90 % of the frames.
+    """
+    tracks = find_faces(read_frames(video), speakers=1)
+    share = tracks[0].present.mean() if tracks else 0.0
+    if share < PRESENT:
+        raise FaceError(f"a face is visible in {share:.0%} of the frames; {PRESENT:.0%} are needed")
+    mouth = normalise_mouth(tracks[0].landmarks, tracks[0].present)  # (F, 20, 2)
+    return TalkingClip(name, talker, load_audio(sound or video), mouth)

@@ -15,6 +15,7 @@ from lipsep.commands.batch import separate_batch
 from lipsep.commands.compare import compare
 from lipsep.commands.evaluate import evaluate
 from lipsep.commands.plot import plot
+from lipsep.commands.prepare import prepare
 from lipsep.commands.pretrain import pretrain
 from lipsep.commands.profile import profile
 from lipsep.commands.serve import serve
@@ -208,6 +209,7 @@ app.command()(serve)
 app.command()(compare)
 app.command()(profile)
 app.add_typer(plot, name="plot")
+app.command()(prepare)
 app.command()(pretrain)
 
 

@@ -85,6 +85,9 @@ def separate(
     iterations: Annotated[
         int | None, typer.Option(min=1, help="Of a model that refines its answer step by step: fewer are quicker.")
     ] = None,
+    rate: Annotated[
+        str, typer.Option(help="Voices at 16k (mono), or original: the rate and the channels of the input.")
+    ] = "16k",
     video: Annotated[
         str, typer.Option(help="A video per person: none, original, or tracked (boxes drawn in).")
     ] = "original",
@@ -127,6 +130,7 @@ def separate(
         "face_scale": face_scale,
         "keep_offscreen": keep_offscreen,
         "iterations": iterations,
+        "rate": rate,
         "video": video,
         "overwrite": overwrite,
         "save_artifacts": save_artifacts,

@@ -13,7 +13,16 @@ import numpy as np
 
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import MediaError
-from lipsep.media import Frame, mux, probe, read_audio, read_frames, write_video
+from lipsep.media import (
+    Frame,
+    mux,
+    probe,
+    read_audio,
+    read_frames,
+    read_recorded_audio,
+    recorded_form,
+    write_video,
+)
 
 _ENDS = 2**20  # bytes at either end of a file that go into its signature
 
@@ -52,6 +61,14 @@ class FileClip:
 
     def audio(self) -> Iterator[np.ndarray]:
         return read_audio(self._rewound())
+
+    def recorded_form(self) -> tuple[int, int]:
+        """Sampling rate, Hz, and number of channels of the sound as it was recorded."""
+        return recorded_form(self._rewound())
+
+    def recorded_audio(self) -> Iterator[np.ndarray]:
+        """float32 (n_channels, n) pieces at the recorded rate."""
+        return read_recorded_audio(self._rewound(), *self.recorded_form())
 
     def video_with(self, wav: Path, out: Path) -> Path:
         """The original pictures, copied as they are, with another sound."""
@@ -97,6 +114,12 @@ class ArrayClip:
 
     def audio(self) -> Iterator[np.ndarray]:
         yield self._waveform
+
+    def recorded_form(self) -> tuple[int, int]:
+        return SAMPLE_RATE, 1
+
+    def recorded_audio(self) -> Iterator[np.ndarray]:
+        yield self._waveform[None]
 
     def video_with(self, wav: Path, out: Path) -> Path:
         return write_video(out, iter(self._frames), wav)

@@ -37,6 +37,7 @@ from lipsep.recording import WavWriter, mux, write_video
 __all__ = [
     "Frame",
     "MediaInfo",
+    "Resampler",
     "Source",
     "WavWriter",
     "load_audio",
@@ -44,6 +45,8 @@ __all__ = [
     "probe",
     "read_audio",
     "read_frames",
+    "read_recorded_audio",
+    "recorded_form",
     "write_video",
 ]
 
@@ -110,7 +113,7 @@ def read_audio(source: Source, block_samples: int = 10 * SAMPLE_RATE) -> Iterato
         MediaError: the file cannot be read, or has no sound that can be decoded.
     """
     pending, n_pending = [], 0
-    for piece in _aligned_pieces(source):
+    for (piece,) in _aligned_pieces(source, SAMPLE_RATE, 1):
         pending.append(piece)
         n_pending += len(piece)
         if n_pending >= block_samples:
@@ -125,6 +128,31 @@ def read_audio(source: Source, block_samples: int = 10 * SAMPLE_RATE) -> Iterato
 def load_audio(source: Source) -> np.ndarray:
     """The whole sound, float32 (T,), mono at 16 kHz; see `read_audio`. An hour takes 230 MB."""
     return np.concatenate(list(read_audio(source)))
+
+
+def recorded_form(source: Source) -> tuple[int, int]:
+    """Sampling rate, Hz, and number of channels of the sound as it was recorded.
+
+    Raises:
+        MediaError: the file cannot be read, or has no sound that can be decoded.
+    """
+    name = source_name(source)
+    with open_media(source) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            raise MediaError(f"'{name}' has no sound that can be decoded: there is nothing to separate.")
+        return stream.codec_context.sample_rate, stream.codec_context.layout.nb_channels
+
+
+def read_recorded_audio(source: Source, rate: int, n_channels: int) -> Iterator[np.ndarray]:
+    """The sound in its own form, `recorded_form`: float32 (n_channels, n) pieces, aligned as `read_audio` does.
+
+    Stretches of another rate are resampled; where the number of channels changes, every channel gets their mean.
+
+    Raises (at the first `next`):
+        MediaError: the file cannot be read, or has no sound that can be decoded.
+    """
+    return _aligned_pieces(source, rate, n_channels)
 
 
 class _Picture:
@@ -145,8 +173,8 @@ class _Picture:
         return self._image
 
 
-def _aligned_pieces(source: Source) -> Iterator[np.ndarray]:
-    """Pieces of 16 kHz mono sound that follow one another without gap from time 0."""
+def _aligned_pieces(source: Source, out_rate: int, n_channels: int) -> Iterator[np.ndarray]:
+    """Pieces of sound that follow one another without gap from time 0: float32 (n_channels, n) at `out_rate`."""
     name = source_name(source)
     with open_media(source) as container:
         stream = audio_stream(container)
@@ -158,60 +186,64 @@ def _aligned_pieces(source: Source) -> Iterator[np.ndarray]:
             rate = frame.sample_rate
             if rate not in AUDIO_RATES:
                 continue
-            sound = _mono(frame)  # (n,) at `rate`
+            sound = _channels(frame, n_channels)  # (n_channels, n) at `rate`
             if following is None:
-                sound = sound[: _n_stamped(frame)]
+                sound = sound[:, : _n_stamped(frame)]
             start_s = timeline.place(frame.time, end_s)
             if run is None or rate != run.rate or abs(start_s - end_s) > MAX_AUDIO_DRIFT_S:
                 if run is not None:
                     yield (piece := run.finish())
-                    n_out += len(piece)
-                n_ahead = round(start_s * SAMPLE_RATE) - n_out
-                for start in range(0, n_ahead, SAMPLE_RATE):
-                    yield np.zeros(min(SAMPLE_RATE, n_ahead - start), np.float32)
+                    n_out += piece.shape[1]
+                n_ahead = round(start_s * out_rate) - n_out
+                for start in range(0, n_ahead, out_rate):
+                    yield np.zeros((n_channels, min(out_rate, n_ahead - start)), np.float32)
                 n_out += max(0, n_ahead)
-                n_early = max(0, round(-n_ahead * rate / SAMPLE_RATE))  # samples that lie before what is out already
-                sound, end_s = sound[n_early:], start_s + min(n_early, len(sound)) / rate
-                run = _Run(rate) if len(sound) else None
+                n_early = max(0, round(-n_ahead * rate / out_rate))  # samples that lie before what is out already
+                start_s += min(n_early, sound.shape[1]) / rate
+                sound, end_s = sound[:, n_early:], start_s
+                run = Resampler(rate, out_rate, n_channels) if sound.shape[1] else None
                 if run is None:
                     continue
             yield (piece := run.add(sound))
-            n_out += len(piece)
-            end_s += len(sound) / rate
+            n_out += piece.shape[1]
+            end_s += sound.shape[1] / rate
         if run is not None:
             yield (piece := run.finish())
-            n_out += len(piece)
+            n_out += piece.shape[1]
     if not n_out:
         raise MediaError(f"'{name}' has a sound track without any sound in it: it is damaged or incomplete.")
 
 
-class _Run:
-    """Resamples a stretch of mono sound to 16 kHz: sample k lies at the time of its source, the count is exact."""
+class Resampler:
+    """Changes the rate of a stretch of sound: sample k lies at the time of its source, the count is exact."""
 
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
+    def __init__(self, rate: int, out_rate: int, n_channels: int = 1) -> None:
+        self.rate, self.out_rate = rate, out_rate
         self._n_in = self._n_out = 0
-        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        self._resamplers = [av.AudioResampler(format="flt", layout="mono", rate=out_rate) for _ in range(n_channels)]
 
     def add(self, sound: np.ndarray) -> np.ndarray:
-        """float32 (n,) at `rate` -> what can be told so far, float32 (m,) at 16 kHz."""
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None]), format="flt", layout="mono")
-        frame.sample_rate = self.rate
-        self._n_in += len(sound)
-        return self._joined(self._resampler.resample(frame))
+        """float32 (n_channels, n) at `rate` -> what can be told so far, float32 (n_channels, m) at `out_rate`."""
+        self._n_in += sound.shape[1]
+        told = []
+        for channel, resampler in zip(sound, self._resamplers, strict=True):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channel[None]), format="flt", layout="mono")
+            frame.sample_rate = self.rate
+            told.append(_joined(resampler.resample(frame)))
+        self._n_out += len(told[0])
+        return np.stack(told)
 
     def finish(self) -> np.ndarray:
-        """The rest, so that n samples at `rate` have become round(n * 16000 / rate)."""
-        n_out = self._n_out
-        n_rest = round(self._n_in * SAMPLE_RATE / self.rate) - n_out
-        rest = self._joined(self._resampler.resample(None))[:n_rest]
-        return np.pad(rest, (0, n_rest - len(rest)))
+        """The rest, so that n samples at `rate` have become round(n * out_rate / rate)."""
+        n_rest = round(self._n_in * self.out_rate / self.rate) - self._n_out
+        rest = np.stack([_joined(resampler.resample(None)) for resampler in self._resamplers])[:, :n_rest]
+        return np.pad(rest, ((0, 0), (0, n_rest - rest.shape[1])))
 
-    def _joined(self, frames: list[av.AudioFrame]) -> np.ndarray:
-        pieces = [frame.to_ndarray()[0] for frame in frames]
-        joined = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-        self._n_out += len(joined)
-        return np.clip(joined, -_LOUDEST, _LOUDEST)  # the filter overshoots
+
+def _joined(frames: list[av.AudioFrame]) -> np.ndarray:
+    pieces = [frame.to_ndarray()[0] for frame in frames]
+    joined = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    return np.clip(joined, -_LOUDEST, _LOUDEST)  # the filter overshoots
 
 
 def _n_stamped(frame: av.AudioFrame) -> int:
@@ -222,16 +254,20 @@ def _n_stamped(frame: av.AudioFrame) -> int:
     return n_stamped if n_stamped + n_per_tick < frame.samples else frame.samples
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """The mean of all channels, float32 (n,), full scale 1 (FFmpeg's own downmix of stereo is 3 dB too loud)."""
-    samples = frame.to_ndarray()  # planar (n_channels, n), packed (1, n * n_channels)
+def _channels(frame: av.AudioFrame, n_channels: int) -> np.ndarray:
+    """float32 (n_channels, n), full scale 1; the mean of all where the frame has another number of channels, as for
+    mono (FFmpeg's own downmix of stereo is 3 dB too loud)."""
+    samples = frame.to_ndarray()  # planar (n_found, n), packed (1, n * n_found)
+    n_found = frame.layout.nb_channels
     if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T  # (n_channels, n)
-    if samples.dtype.kind == "u":
-        middle = 2 ** (8 * samples.itemsize - 1)
-        mono = (samples.mean(0, dtype=np.float64) - middle) / middle
-    elif samples.dtype.kind == "i":
-        mono = samples.mean(0, dtype=np.float64) / 2 ** (8 * samples.itemsize - 1)
-    else:
-        mono = np.nan_to_num(samples, nan=0.0, posinf=_LOUDEST, neginf=-_LOUDEST).mean(0, dtype=np.float64)
-    return np.clip(mono, -_LOUDEST, _LOUDEST).astype(np.float32)
+        samples = samples.reshape(-1, n_found).T  # (n_found, n)
+    kind, full_scale = samples.dtype.kind, 2 ** (8 * samples.itemsize - 1)
+    if kind == "f":
+        samples = np.nan_to_num(samples, nan=0.0, posinf=_LOUDEST, neginf=-_LOUDEST)
+    if n_found != n_channels:
+        samples = np.repeat(samples.mean(0, dtype=np.float64)[None], n_channels, axis=0)
+    if kind == "u":
+        samples = (samples.astype(np.float64) - full_scale) / full_scale
+    elif kind == "i":
+        samples = samples / full_scale
+    return np.clip(samples, -_LOUDEST, _LOUDEST).astype(np.float32)

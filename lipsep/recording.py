@@ -38,7 +38,7 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class WavWriter:
-    """Writes mono sound block by block; a context manager.
+    """Writes sound block by block; a context manager.
 
         with WavWriter("speaker_1.wav") as wav:
             wav.write(block)
@@ -47,16 +47,19 @@ class WavWriter:
         path: the file, which appears (or is replaced) only when the `with` ends without an error.
         subtype: "PCM_16" (rounded, clipped at full scale) or "FLOAT" (32 bit, nothing is lost).
         sample_rate: Hz.
+        n_channels: how many.
 
     Raises:
         OutputError: the file cannot be written. ValueError: unknown subtype, or samples that are not finite.
     """
 
-    def __init__(self, path: str | os.PathLike, subtype: str = "PCM_16", sample_rate: int = SAMPLE_RATE) -> None:
+    def __init__(
+        self, path: str | os.PathLike, subtype: str = "PCM_16", sample_rate: int = SAMPLE_RATE, n_channels: int = 1
+    ) -> None:
         if subtype not in _WAV_TYPES:
             raise ValueError(f"subtype '{subtype}' is unknown: use {' or '.join(_WAV_TYPES)}")
-        self.path, self.sample_rate = Path(path), sample_rate
-        self.n_samples = 0  # written so far
+        self.path, self.sample_rate, self.n_channels = Path(path), sample_rate, n_channels
+        self.n_samples = 0  # written so far, of each channel
         self.n_clipped = 0  # samples beyond full scale, which PCM_16 cannot hold
         self._tag, self._type = _WAV_TYPES[subtype]
 
@@ -80,26 +83,33 @@ class WavWriter:
             _remove(self._part)
 
     def write(self, samples: np.ndarray) -> None:
-        """Append float (n,), full scale 1."""
+        """Append float (n,) or (n_channels, n), full scale 1."""
         samples = np.asarray(samples)
-        if samples.ndim != 1 or not np.isfinite(samples).all():
-            raise ValueError(f"expected finite samples (n,), got shape {samples.shape} or values that are not finite")
+        channels = 1 if samples.ndim == 1 else len(samples)
+        if samples.ndim not in (1, 2) or channels != self.n_channels or not np.isfinite(samples).all():
+            form = "(n,)" if self.n_channels == 1 else f"({self.n_channels}, n)"
+            raise ValueError(f"expected finite samples {form}, got shape {samples.shape} or values that are not finite")
         if self._tag == 1:
             rounded = np.round(samples.astype(np.float64) * 2**15)
             samples = np.clip(rounded, -(2**15), 2**15 - 1)
             self.n_clipped += int(np.count_nonzero(rounded != samples))
-        data = samples.astype(self._type).tobytes()
-        self.n_samples += len(samples)
-        if self.n_samples * np.dtype(self._type).itemsize > _WAV_MAX_BYTES:
+        data = samples.T.astype(self._type).tobytes()  # the channels take turns
+        self.n_samples += samples.shape[-1]
+        if self.n_samples * self._bytes_per_sample > _WAV_MAX_BYTES:
             raise OutputError(f"'{self.path}' would be larger than the 4 GB that WAV can hold: split the input")
         with _writing(self.path):
             self._file.write(data)
 
+    @property
+    def _bytes_per_sample(self) -> int:
+        """Of all channels together."""
+        return np.dtype(self._type).itemsize * self.n_channels
+
     def _header(self) -> bytes:
         """RIFF/WAVE with the chunks fmt, fact and data: 58 bytes."""
-        width = np.dtype(self._type).itemsize
-        n_bytes = self.n_samples * width
-        fmt = struct.pack("<HHIIHHH", self._tag, 1, self.sample_rate, self.sample_rate * width, width, 8 * width, 0)
+        width, rate = self._bytes_per_sample, self.sample_rate
+        n_bytes, n_bits = self.n_samples * width, 8 * np.dtype(self._type).itemsize
+        fmt = struct.pack("<HHIIHHH", self._tag, self.n_channels, rate, rate * width, width, n_bits, 0)
         chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"fact" + struct.pack("<II", 4, self.n_samples)
         chunks += b"data" + struct.pack("<I", n_bytes)
         return b"RIFF" + struct.pack("<I", 4 + len(chunks) + n_bytes) + b"WAVE" + chunks

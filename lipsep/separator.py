@@ -29,7 +29,15 @@ from lipsep.models import SeparationModel
 from lipsep.outputs import REPORT, OutputFolder, finished_report, writing_to
 from lipsep.report import peak_memory_mib, presence_runs, versions
 from lipsep.streaming import check_streamable, separate_stream
-from lipsep.voices import VIDEO_CHOICES, SampleSpool, SeparatedVoices, is_result_name, write_results
+from lipsep.voices import (
+    RATE_CHOICES,
+    VIDEO_CHOICES,
+    RecordedVoices,
+    SampleSpool,
+    SeparatedVoices,
+    is_result_name,
+    write_results,
+)
 from lipsep.windows import Hook, separate_windows
 
 DEFAULT_MODEL = "dolphin_laptop"
@@ -44,12 +52,15 @@ class SeparationResult:
     tracks: list[FaceTrack]
     report: dict[str, Any]
     voices: np.ndarray | None = None
-    """float32 (n_people, T) at 16 kHz, in the order of `tracks`; as long as the input and aligned with it."""
+    """float32 (n_people, T) at 16 kHz, in the order of `tracks`; as long as the input and aligned with it. With
+    `rate="original"`: (n_people, n_channels, T) at `sample_rate`."""
     residual: np.ndarray | None = None
-    """float32 (T,): the mixture minus all voices."""
+    """float32 (T,), or (n_channels, T): the mixture minus all voices."""
     files: list[Path] = field(default_factory=list)
     skipped: bool = False
     """True: the folder already held this very result, nothing was done, `tracks` is empty."""
+    sample_rate: int = SAMPLE_RATE
+    """Hz, of the voices and the residual, in memory and in files."""
 
 
 class Separator:
@@ -100,6 +111,7 @@ class Separator:
         face_scale: float = 1.0,
         keep_offscreen: bool = False,
         iterations: int | None = None,
+        rate: str = "16k",
         video: str = "original",
         overwrite: bool = False,
         save_artifacts: bool = False,
@@ -120,6 +132,8 @@ class Separator:
             keep_offscreen: also hear people while they are not visible. Default: they fade out within 80 ms; only
                 absences of up to half a second, and the end of the sound after the last picture, are bridged.
             iterations: of a model that refines its answer step by step (BIN): fewer are quicker. None: as it was made.
+            rate: voices at "16k" (Hz, mono) or as "original": at the rate and with the channels of the input,
+                see `lipsep.fullband`.
             video: per-person video "original" (picture copied unchanged), "tracked" (boxes drawn in) or "none".
             overwrite: replace finished work in `out_dir`. Without it the same job is skipped, another is refused.
             save_artifacts: also write landmarks (.npz) and the lip pictures that the model saw (.mp4).
@@ -130,11 +144,13 @@ class Separator:
         Raises:
             MediaError: no sound, no pictures, or a file that cannot be read.
             FaceError: nobody is visible.
-            OutputError: the folder cannot be written, or holds finished work of another job.
+            OutputError: the folder cannot be written, or holds finished work of another job; an unknown choice.
             ModelError: `iterations` of a model that does not iterate, or less than 1.
         """
         if video not in VIDEO_CHOICES:
             raise OutputError(f"video '{video}' is not a choice: use {', '.join(VIDEO_CHOICES)}")
+        if rate not in RATE_CHOICES:
+            raise OutputError(f"rate '{rate}' is not a choice: use {' or '.join(RATE_CHOICES)}")
         if streaming:
             check_streamable(self.model)
         clip: Clip = ArrayClip(*source) if isinstance(source, tuple) else FileClip(source)
@@ -145,6 +161,7 @@ class Separator:
             "detect_every_n": detect_every_n,
             "face_scale": face_scale,
             "keep_offscreen": keep_offscreen,
+            "rate": rate,
             "video": video,
             "save_artifacts": save_artifacts,
             "streaming": streaming,
@@ -157,16 +174,23 @@ class Separator:
         if out_dir is None:
             with tempfile.TemporaryDirectory(prefix="lipsep-") as work, writing_to(Path(work)), ExitStack() as stack:
                 found = self._separate(run, Path(work), stack)
+                report = {**self._report(run, found, []), "scale": 1.0}  # floating-point arrays need no turning down
+                if rate == "original":
+                    recorded = RecordedVoices(found, clip)
+                    *voices, residual = np.concatenate(list(recorded.blocks()), axis=-1)
+                    return SeparationResult(
+                        found.tracks, report, np.stack(voices), residual, sample_rate=recorded.sample_rate
+                    )
                 voices = np.stack([v.read(0, v.n_samples) for v in found.voices])
                 residual = found.residual.read(0, found.residual.n_samples).copy()  # `read` gives views of bytes
-                report = {**self._report(run, found, []), "scale": 1.0}  # floating-point arrays need no turning down
                 return SeparationResult(found.tracks, report, voices, residual)
 
         out_dir = Path(out_dir)
+        sample_rate = clip.recorded_form()[0] if rate == "original" else SAMPLE_RATE
         earlier = _finished(out_dir, clip, settings, overwrite)
         if earlier:
             files = [out_dir / name for name in (*earlier["files"], REPORT)]
-            return SeparationResult([], earlier, files=files, skipped=True)
+            return SeparationResult([], earlier, files=files, skipped=True, sample_rate=sample_rate)
         with OutputFolder(out_dir) as folder, writing_to(out_dir), ExitStack() as stack:
             found = self._separate(run, folder.staging, stack)
             with run.step("write"):
@@ -174,6 +198,7 @@ class Separator:
                     found,
                     clip,
                     folder,
+                    recorded=RecordedVoices(found, clip) if rate == "original" else None,
                     video=video,
                     save_artifacts=save_artifacts,
                     progress=run.progress,
@@ -183,7 +208,7 @@ class Separator:
                 run.warn(f"voices louder than full scale: every file is scaled by the same factor {found.scale:.3f}")
             names = sorted(p.relative_to(folder.results).as_posix() for p in folder.results.rglob("*") if p.is_file())
             report = self._report(run, found, names)
-            return SeparationResult(found.tracks, report, files=folder.publish(report))
+            return SeparationResult(found.tracks, report, files=folder.publish(report), sample_rate=sample_rate)
 
     def _separate(self, run: _Run, work: Path, stack: ExitStack) -> SeparatedVoices:
         """Sound, faces, lips and voices, in this order; everything long lies in files under `work`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,13 @@ from lipsep.clip import Clip
 from lipsep.constants import SAMPLE_RATE
 from lipsep.errors import MediaError
 from lipsep.faces import FaceTrack
+from lipsep.fullband import full_band
 from lipsep.lips import Lips
 from lipsep.media import WavWriter, mux, write_video
 from lipsep.outputs import OutputFolder
 from lipsep.report import draw_boxes, draw_lips, draw_overview
 
+RATE_CHOICES = ("16k", "original")
 VIDEO_CHOICES = ("none", "original", "tracked")
 LOUDEST = 1 - 2**-15  # the highest sample that 16 bits can hold
 BLOCK = 10 * SAMPLE_RATE  # samples that are copied at once
@@ -86,11 +89,29 @@ class SeparatedVoices:
         return [round(10 * float(np.log10(p)), 1) if p > 0 else None for p in power]
 
 
+class RecordedVoices:
+    """The voices and the residual of one run at the rate and with the channels of the recording, made while read."""
+
+    def __init__(self, found: SeparatedVoices, clip: Clip) -> None:
+        self._found, self._clip = found, clip
+        self.sample_rate, self.n_channels = clip.recorded_form()
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """float32 (n_people + 1, n_channels, n), the residual last."""
+        signals = [signal.read for signal in (*self._found.voices, self._found.residual)]
+        return full_band(self._clip.recorded_audio(), self.sample_rate, signals)
+
+    def peak(self) -> float:
+        """The highest sample of all."""
+        return max(float(np.abs(block).max(initial=0)) for block in self.blocks())
+
+
 def write_results(
     found: SeparatedVoices,
     clip: Clip,
     folder: OutputFolder,
     *,
+    recorded: RecordedVoices | None,
     video: str,
     save_artifacts: bool,
     progress: Callable[[str, int, int], None],
@@ -98,12 +119,18 @@ def write_results(
 ) -> None:
     """Voices, residual, picture, videos and artifacts into `folder.results`; progress counts the files.
 
+    The sound is that of `recorded` where given, else 16 kHz mono.
     Pictures that no container takes are warned about and left out: the voices, the point of it all, are kept.
     """
     results, names = folder.results, [f"speaker_{track.person}" for track in found.tracks]
     jobs: list[Callable[[], object]] = []
-    for name, voice in zip([*names, "residual"], [*found.voices, found.residual], strict=True):
-        jobs.append(partial(_write_wav, results / f"{name}.wav", voice, found.scale))
+    wavs = [results / f"{name}.wav" for name in (*names, "residual")]
+    if recorded is not None:
+        found.peak = recorded.peak()
+        jobs.append(partial(_write_recorded, wavs, recorded, found.scale))
+    else:
+        for path, voice in zip(wavs, [*found.voices, found.residual], strict=True):
+            jobs.append(partial(_write_wav, path, voice, found.scale))
     jobs.append(partial(draw_overview, results / "overview.png", clip.name, found))
     if video != "none":
         jobs.append(partial(_write_videos, found, clip, folder, video == "tracked", warn))
@@ -125,6 +152,15 @@ def _write_wav(path: Path, signal: SampleSpool, scale: float) -> None:
     with WavWriter(path) as wav:
         for _, block in signal.blocks(BLOCK):
             wav.write(block * np.float32(scale))
+
+
+def _write_recorded(paths: list[Path], recorded: RecordedVoices, scale: float) -> None:
+    with ExitStack() as stack:
+        form = {"sample_rate": recorded.sample_rate, "n_channels": recorded.n_channels}
+        wavs = [stack.enter_context(WavWriter(path, **form)) for path in paths]
+        for block in recorded.blocks():
+            for wav, signal in zip(wavs, block, strict=True):
+                wav.write(signal * np.float32(scale))
 
 
 def _write_videos(

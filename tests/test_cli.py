@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from golden import fill_manifest
 from typer.testing import CliRunner
 
 import lipsep.cli
@@ -89,8 +90,8 @@ class Recorder:
         self.made: list[tuple] = []
         self.calls: list[tuple[Path, Path, dict]] = []
 
-    def make(self, model, device, threads):
-        self.made.append((model, device, threads))
+    def make(self, model, device, threads, weights):
+        self.made.append((model, device, threads, weights))
         return self
 
     def __call__(self, source, out_dir, **options):
@@ -127,6 +128,23 @@ def test_a_video_becomes_one_voice_per_person_end_to_end(clip, model_folder, tmp
     assert other.returncode == 1 and "--overwrite" in one_line(other)
 
 
+def test_weights_of_the_authors_separate_a_video(shared, clip, tmp_path, lipsep_here):
+    state, theirs = fill_manifest(shared / "reference" / "models" / "AVLIT-8s1.json"), tmp_path / "their.ckpt"
+    torch.save({"epoch": 3, "state_dict": state}, theirs)
+    ran = lipsep_here("separate", clip, "-o", tmp_path, "--model", "avlit_8", "--weights", theirs, "--device", "cpu")
+    assert ran.returncode == 0, ran.stderr
+    folder = tmp_path / clip.stem
+    parts = [soundfile.read(folder / f"{n}.wav", dtype="float32")[0] for n in ("speaker_1", "speaker_2", "residual")]
+    assert max(np.abs(part).max() for part in parts[:2]) > 0  # like estimates: one gets all of it
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    np.testing.assert_allclose(np.sum(parts, axis=0), report["scale"] * load_audio(clip), atol=2 / 32768)
+    assert "their.ckpt" in json.dumps(report)
+    unnamed = lipsep_here("separate", clip, "-o", tmp_path, "--weights", theirs)
+    assert unnamed.returncode == 1 and "--weights needs --model" in one_line(unnamed)
+    another = lipsep_here("separate", clip, "-o", tmp_path, "--model", "ctcnet", "--weights", theirs)
+    assert another.returncode == 1 and "none of the given files holds the separator of ctcnet" in one_line(another)
+
+
 def test_several_inputs_get_a_folder_each_and_one_failure_does_not_stop_the_others(recorder, tmp_path):
     result = runner.invoke(app, ["separate", "a.mp4", "wall.mp4", "done.mp4", "b.mp4", "-o", str(tmp_path)])
     assert [call[1] for call in recorder.calls] == [tmp_path / n for n in ("a", "wall", "done", "b")]
@@ -144,10 +162,11 @@ def test_two_inputs_of_one_name_are_refused_before_anything_is_done(recorder):
 def test_every_option_reaches_the_separator(recorder):
     arguments = (
         "a.mp4 -o out --model m --speakers 3 --detect-every-n 7 --face-scale 1.5 --device cuda:0 --keep-offscreen "
-        "--video tracked --save-artifacts --overwrite --threads 2"
+        "--video tracked --save-artifacts --overwrite --threads 2 --iterations 6 --streaming "
+        "--weights w.ckpt --rate original"
     )
     assert runner.invoke(app, ["separate", *arguments.split()]).exit_code == 0
-    assert recorder.made == [("m", "cuda:0", 2)]
+    assert recorder.made == [("m", "cuda:0", 2, [Path("w.ckpt")])]
     source, out, options = recorder.calls[0]
     assert (source, out) == (Path("a.mp4"), Path("out/a")) and callable(options.pop("hook"))
     assert options == {
@@ -155,9 +174,12 @@ def test_every_option_reaches_the_separator(recorder):
         "detect_every_n": 7,
         "face_scale": 1.5,
         "keep_offscreen": True,
+        "iterations": 6,
         "video": "tracked",
         "save_artifacts": True,
         "overwrite": True,
+        "streaming": True,
+        "rate": "original",
     }
 
 
@@ -169,7 +191,7 @@ def test_the_published_scripts_flags_keep_working(recorder, tmp_path):
         f"--config {tmp_path}/conf.yml"
     )
     assert runner.invoke(app, ["separate", *arguments.split()]).exit_code == 0
-    assert recorder.made == [(str(tmp_path), "cuda:0", None)]
+    assert recorder.made == [(str(tmp_path), "cuda:0", None, [])]
     source, out, options = recorder.calls[0]
     assert (source, out) == (Path("v.mp4"), Path("out/v"))
     assert (options["speakers"], options["detect_every_n"], options["face_scale"]) == (2, 8, 1.5)

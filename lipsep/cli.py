@@ -36,8 +36,8 @@ app = typer.Typer(
 )
 
 DEFAULT_WEIGHTS_NOTE = (
-    "The default weights learned from one filmed talker: they take that talker's mixtures apart by about 2 dB and are "
-    "no better than chance on other people, such as these; see MODELS.md for figures and for other weights."
+    "The default weights learned from one filmed talker: they take that talker's mixtures apart by about 3 dB and are "
+    "hardly better than chance on other people, such as these; see MODELS.md for figures and for other weights."
 )
 
 

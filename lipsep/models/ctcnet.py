@@ -135,6 +135,8 @@ class CTCNet(SeparationModel):
         self.separator = Separator(c)
         self.masks = ReLUMasks(c.channels, c.audio_channels, n_src=1)
         self.audio_decoder = FilterbankDecoder(c.audio_channels, c.kernel, c.stride, padding, more=c.stride - 1)
+        # nobody looks at the video after the last exchange
+        self.dead_parameters = (f"separator.fusions.{c.fusion_rounds - 1}.to_video.*",)
 
     def forward(self, mixture: Tensor, lips: Tensor) -> Tensor:
         """Shape: mixture (B, T), lips (B, F, S, S) -> (B, 1, T)."""

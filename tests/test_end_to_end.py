@@ -98,7 +98,6 @@ def test_three_faces_of_which_one_is_silent(one_of_three_is_silent):
     assert len(still) == 1 and "2" in still[0]
 
 
-@pytest.mark.xfail(strict=True, reason="the default weights are at chance on people they have not seen (MODELS.md)")
 def test_the_silent_one_of_three_gets_the_quietest_voice(one_of_three_is_silent):
     energy = np.square(one_of_three_is_silent.voices).sum(1)
     assert energy[1] < 0.5 * min(energy[0], energy[2])

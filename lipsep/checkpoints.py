@@ -165,7 +165,7 @@ def _load_folder(folder: Path) -> SeparationModel:
         model = _model_of(card, folder)
     elif is_published(set(state)):
         model = published_model("dolphin", [state])
-        model.metadata = {"licence": PUBLISHED.licence, "provenance": PUBLISHED.provenance}
+        model.metadata = {"licence": PUBLISHED.licence, "provenance": PUBLISHED.provenance, "teacher": "av_hubert"}
         state = model.state_dict()
     else:
         raise WeightsError(

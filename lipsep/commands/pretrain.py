@@ -11,7 +11,7 @@ from lipsep.terminal import needs_extra
 
 
 def pretrain(
-    recipe: Annotated[Path, typer.Argument(help="A recipe with a part 'lip_reading' or 'lip_pictures'.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a part 'lip_reading', 'lip_pictures' or 'lip_coder'.")],
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
 ) -> None:
     """Teach a model's lips by a recipe, or go on with an unfinished run; 'lipsep train' then begins from there."""

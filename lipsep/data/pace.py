@@ -28,6 +28,14 @@ def change_pace(
     Returns:
         voice (640 * n_frames,) float32 and mouth (n_frames, 20, 2) float32.
     """
+    voice, position = draw_stretch(clip, pace, n_frames, rng)
+    return voice, frames_at(clip.mouth, position)
+
+
+def draw_stretch(
+    clip: TalkingClip, pace: float, n_frames: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `change_pace`, but in place of the mouth the place of each frame in the clip, for `frames_at`: (n_frames,)."""
     ratio = Fraction(round(pace * 20), 20)
     needed = int(np.ceil(n_frames * ratio)) + 1  # frames of the original
     start = int(rng.integers(max(1, clip.n_frames - needed + 1)))
@@ -38,8 +46,12 @@ def change_pace(
     stretched = np.zeros(n_frames * SAMPLES_PER_FRAME, np.float32)
     voice = voice[: len(stretched)]
     stretched[: len(voice)] = voice
-    position = np.minimum(start + np.arange(n_frames) * float(ratio), stop - 1)  # on the original's frames
+    return stretched, np.minimum(start + np.arange(n_frames) * float(ratio), stop - 1)
+
+
+def frames_at(series: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """What a series of one value per frame, (F, ...) float32, has at (fractional) frames (n,): (n, ...)."""
     below = position.astype(np.int64)
-    above = np.minimum(below + 1, stop - 1)
-    weight = (position - below)[:, None, None].astype(np.float32)
-    return stretched, (1 - weight) * clip.mouth[below] + weight * clip.mouth[above]
+    above = np.minimum(below + 1, len(series) - 1)
+    weight = (position - below).astype(np.float32).reshape(-1, *[1] * (series.ndim - 1))
+    return (1 - weight) * series[below] + weight * series[above]

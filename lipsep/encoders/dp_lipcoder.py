@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -314,11 +315,18 @@ def as_features(maps: Tensor) -> Tensor:
     return maps.movedim(-1, 2).flatten(2)
 
 
+class LipCode(NamedTuple):
+    """What `DPLipCoder.encode` finds. The last two are None where there is no semantic path."""
+
+    features: Tensor  # (B, F, feature_dim): the encoder's output
+    semantics: Tensor | None  # (B, F, feature_dim): the semantic path's features before they are quantised
+    quantized: Quantized | None
+
+
 class DPLipCoder(VideoEncoder):
     """Both paths (`dp_lipcoder`), or one of them alone for ablations: `lipcoder` (semantic), `reconstruction`.
 
-    Shape: lips (B, F, S, S), normalised -> features (B, F, feature_dim). The quantiser's last result stays in
-    `last_quantized` while training, for the commitment loss.
+    Shape: lips (B, F, S, S), normalised -> features (B, F, feature_dim).
     """
 
     def __init__(
@@ -345,16 +353,23 @@ class DPLipCoder(VideoEncoder):
         self.feature_dim = widths(layers, init_channels, max_channels)[-1] * map_size(lip_size, layers) ** 2
         if self.semantic is not None:
             self.quantizer = VectorQuantizer(self.feature_dim, n_codes, code_dim)
-        self.last_quantized: Quantized | None = None
+        self.sizes = (layers, init_channels, max_channels, gate_bias)
 
     def forward(self, lips: Tensor) -> Tensor:
+        return self.encode(lips).features
+
+    def encode(self, lips: Tensor) -> LipCode:
+        """`forward` with what its losses in pretraining need."""
         paths = [path for path in (self.semantic, self.reconstruction) if path is not None]
         features = [as_features(path(x)) for path, x in zip(paths, self._stems(lips, paths), strict=True)]
-        if self.semantic is not None:
-            quantized = self.quantizer(features[0])
-            self.last_quantized = quantized if self.training else None
-            features[0] = quantized.features
-        return sum(features[1:], start=features[0])
+        if self.semantic is None:
+            return LipCode(features[0], None, None)
+        semantics, quantized = features[0], self.quantizer(features[0])
+        return LipCode(sum(features[1:], start=quantized.features), semantics, quantized)
+
+    def mirror(self) -> LipDecoder:
+        """A fresh decoder of this encoder's features, for its pretraining."""
+        return LipDecoder(self.lip_size, *self.sizes)
 
     @staticmethod
     def _stems(lips: Tensor, paths: list[LipPath]) -> list[Tensor]:

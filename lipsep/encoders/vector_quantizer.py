@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 EMA_DECAY = 0.8
@@ -29,13 +29,18 @@ class VectorQuantizer(nn.Module):
     is drawn with probability softmax(-distance / TEMPERATURE), gradients pass straight through, and the codebook
     follows the vectors that chose it (moving averages of decay EMA_DECAY, Laplace-smoothed counts); the first training
     batch starts the codebook by k-means. The published code also runs that k-means in evaluation mode, so a fresh
-    model's first output changes its buffers; here it does not.
+    model's first output changes its buffers; here it does not. Processes that train together count together.
+
+    Attributes:
+        restart_below: in training, codes whose moving count falls below this are put on vectors of the batch; 0: never,
+            as published.
 
     Shape: (B, F, dim) -> `Quantized`.
     """
 
     def __init__(self, dim: int, n_codes: int, code_dim: int) -> None:
         super().__init__()
+        self.restart_below = 0.0
         self.project_in = nn.Linear(dim, code_dim)
         self.project_out = nn.Linear(code_dim, dim)
         codebook = torch.randn(n_codes, code_dim)
@@ -72,6 +77,11 @@ class VectorQuantizer(nn.Module):
         n_all = self.code_count.sum()
         smoothed = (self.code_count + EPS) / (n_all + len(self.code_count) * EPS) * n_all
         self.codebook.copy_(self.code_sum / smoothed[:, None])
+        dead = self.code_count < self.restart_below
+        if dead.any():
+            chosen = torch.randint(len(vectors), (int(dead.sum()),), device=vectors.device)
+            self.codebook[dead] = self.code_sum[dead] = vectors[chosen]
+            self.code_count[dead] = 1.0
 
     @torch.no_grad()
     def _start_by_kmeans(self, vectors: Tensor) -> None:
@@ -81,6 +91,8 @@ class VectorQuantizer(nn.Module):
         else:
             chosen = torch.randint(len(vectors), (n_codes,), device=vectors.device)
         self.codebook.copy_(vectors[chosen])
+        if distributed.is_initialized():
+            distributed.broadcast(self.codebook, 0)
         for _ in range(KMEANS_ROUNDS):
             count, total = self._gather(vectors, torch.cdist(vectors, self.codebook).argmin(-1))
             means = total / count.clamp(min=1)[:, None]
@@ -90,6 +102,10 @@ class VectorQuantizer(nn.Module):
         self.started.fill_(True)
 
     def _gather(self, vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """How many vectors chose each code, and their sum: (n_codes,), (n_codes, code_dim)."""
+        """How many vectors chose each code, and their sum, over all processes: (n_codes,), (n_codes, code_dim)."""
         count = torch.zeros_like(self.code_count).index_add_(0, codes, torch.ones_like(vectors[:, 0]))
-        return count, torch.zeros_like(self.code_sum).index_add_(0, codes, vectors)
+        total = torch.zeros_like(self.code_sum).index_add_(0, codes, vectors)
+        if distributed.is_initialized():
+            distributed.all_reduce(count)
+            distributed.all_reduce(total)
+        return count, total

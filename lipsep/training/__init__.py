@@ -20,17 +20,21 @@ def train(recipe_path: str | Path, *, resume: bool = True) -> Path:
 
 
 def pretrain(recipe_path: str | Path, *, resume: bool = True) -> Path:
-    """Teach the model's lips by the recipe's part `lip_reading` (to hear) or `lip_pictures` (to give pictures back).
+    """Teach the model's lips by the recipe's part `lip_reading` (to hear), `lip_pictures` (to give pictures back) or
+    `lip_coder` (DP-LipCoder: both at once).
 
     Returns the folder to name in `initial_weights`.
 
     Raises:
         ModelError, MediaError: as `train`.
     """
+    from lipsep.training.lip_coder import pretrain_coder
     from lipsep.training.lip_pictures import pretrain_pictures
     from lipsep.training.lip_reading import pretrain_lips
     from lipsep.training.recipe import load_recipe
 
     path = Path(recipe_path)
-    pictures = load_recipe(path).lip_pictures is not None
-    return (pretrain_pictures if pictures else pretrain_lips)(path, resume=resume)
+    recipe = load_recipe(path)
+    if recipe.lip_coder is not None:
+        return pretrain_coder(path, resume=resume)
+    return (pretrain_lips if recipe.lip_pictures is None else pretrain_pictures)(path, resume=resume)

@@ -7,6 +7,7 @@ stays in the model. What it makes of one held-out clip is written beside it, for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,13 @@ def pretrain_pictures(path: Path, resume: bool) -> Path:
             "recipe": path.name,
         },
     )
-    with torch.inference_mode():
-        strip = held_out[0]
-        np.save(settings.output / "original.npy", strip.numpy())
-        np.save(settings.output / "reconstruction.npy", encoder.eval().decode(encoder(strip[None]))[0].cpu().numpy())
+    encoder.eval()
+    save_strip(settings.output, held_out[0], lambda lips: encoder.decode(encoder(lips)))
     return folder
+
+
+@torch.inference_mode()
+def save_strip(output: Path, strip: Tensor, give_back: Callable[[Tensor], Tensor]) -> None:
+    """Write one held-out clip (F, S, S) and what becomes of it, for `lipsep plot lips`."""
+    np.save(output / "original.npy", strip.numpy())
+    np.save(output / "reconstruction.npy", give_back(strip[None])[0].cpu().numpy())

@@ -2,7 +2,8 @@
 
 What the video branch of a separator must find out, which mouth belongs to which sound, it learns slowly through the
 separator. A linear layer on that branch that predicts the log-mel spectrum of the clean voice teaches the same in a
-fraction of the time, and needs no teacher network: the target is computed from the sound. The layer is thrown away.
+fraction of the time, and needs no teacher network: the target is computed from the sound. Another teacher may be named
+(`lipsep.training.teachers`). The layer is thrown away.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
@@ -21,22 +23,29 @@ from lipsep.constants import FPS
 from lipsep.data.clips import TalkingClips
 from lipsep.data.mixing import MixingConfig
 from lipsep.data.mouth_augmentation import MouthAugmentation, principal_motions
-from lipsep.data.pace import change_pace
-from lipsep.data.sound_to_mouth import N_MELS, LogMel
+from lipsep.data.pace import draw_stretch, frames_at
 from lipsep.errors import ModelError
 from lipsep.lips import LipRecipe, lip_recipe, normalise_picture, picture_mouth
 from lipsep.models import SeparationModel, create_model
 from lipsep.training.feed import Feed
-from lipsep.training.recipe import load_recipe
+from lipsep.training.recipe import LipCoderPart, LipReadingPart, Recipe, load_recipe
 from lipsep.training.run import fit, make_trainer, mixing_config, plain, prepare_clips
+from lipsep.training.teachers import (
+    StoredTargets,
+    StoredTeacher,
+    Teacher,
+    create_teacher,
+    store_targets,
+    taught_by,
+    teaching_card,
+)
 
-MELS_PER_FRAME = 4  # spectra per video frame
 UNFILMED = 1 / 3  # share of examples whose mouth was made from the sound
 
 
 class WatchedVoices(Dataset):
-    """Endless examples: lip pictures (F, S, S) and the log-mel spectrum of the voice (F, 4 * 40), which depend on the
-    seed, the epoch and the index only."""
+    """Endless examples, lip pictures (F, S, S) and what the teacher needs: the voice (640 F,), or its
+    own targets (F, D) where they are stored. They depend on the seed, the epoch and the index only."""
 
     def __init__(
         self,
@@ -47,10 +56,12 @@ class WatchedVoices(Dataset):
         n_items: int,
         seed: int,
         epoch: int = 0,
+        targets: tuple[StoredTargets | None, StoredTargets | None] = (None, None),
     ):
+        """targets: of the filmed and of the unfilmed clips."""
         self.filmed, self.unfilmed, self.config = filmed, unfilmed, config
         self.recipe, self.n_items, self.seed, self.epoch = recipe, n_items, seed, epoch
-        self.log_mel = LogMel()
+        self.targets = targets
         self.n_frames = round(config.segment_s * FPS)
         self.augment = None
         if config.mouths is not None:
@@ -64,38 +75,44 @@ class WatchedVoices(Dataset):
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         made = self.unfilmed is not None and rng.random() < UNFILMED
-        corpus = self.unfilmed if made else self.filmed
+        corpus, targets = (self.unfilmed if made else self.filmed), self.targets[made]
         pace = rng.uniform(*self.config.pace)
-        voice, mouth = change_pace(corpus[int(rng.integers(len(corpus)))], pace, self.n_frames, rng)
+        number = int(rng.integers(len(corpus)))
+        clip = corpus[number]
+        voice, position = draw_stretch(clip, pace, self.n_frames, rng)
+        mouth = frames_at(clip.mouth, position)
         plain = self.augment is None
         pictures = normalise_picture(picture_mouth(mouth, self.recipe)) if plain else self.augment(mouth, rng)
-        level = 0.05 / (np.sqrt(np.mean(np.square(voice))) + 1e-4)
-        spectrum = self.log_mel(torch.from_numpy((level * voice).astype(np.float32))[None])[0]  # (mel, 4 F)
-        return torch.from_numpy(pictures), spectrum.unflatten(-1, (-1, MELS_PER_FRAME)).permute(1, 2, 0).flatten(1)
+        heard = voice if targets is None else frames_at(targets[number], position)
+        return torch.from_numpy(pictures), torch.from_numpy(heard.astype(np.float32))
 
 
 class LipReading(lightning.LightningModule):
-    """Least squares between the spectrum and a linear layer on what the model sees (`watch`)."""
+    """Least squares between the teacher's targets and a linear layer on what the model sees (`watch`)."""
 
-    def __init__(self, model: SeparationModel, settings: Any):
+    def __init__(self, model: SeparationModel, teacher: Teacher, settings: LipReadingPart):
         super().__init__()
         self.model, self.settings = model, settings
-        self.to_spectrum = nn.Linear(model.config.visual_channels, MELS_PER_FRAME * N_MELS)
+        self.teachers = (teacher,)  # a tuple, so that checkpoints do not hold its weights
+        self.to_target = nn.Linear(model.config.visual_channels, teacher.dim)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Dropout depends on the step alone, so that a resumed run equals an uninterrupted one."""
         torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        lips, spectrum = batch
-        loss = (self.to_spectrum(self.model.watch(lips)) - spectrum).square().mean()
+        loss = self._error(*batch)[0]
         self.log("loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        lips, spectrum = batch
-        error = (self.to_spectrum(self.model.watch(lips)) - spectrum).square().mean()
-        self.log("val_explained", 1 - error / spectrum.square().mean(), prog_bar=True, batch_size=len(lips))
+        error, power = self._error(*batch)
+        self.log("val_explained", 1 - error / power, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
+
+    def _error(self, lips: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean square of what is missed, and of the targets."""
+        target = ask(self.teachers[0], lips, heard)
+        return (self.to_target(self.model.watch(lips)) - target).square().mean(), target.square().mean()
 
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.settings
@@ -106,6 +123,44 @@ class LipReading(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def ask(teacher: Teacher, lips: Tensor, heard: Tensor) -> Tensor:
+    """The teacher's targets, (B, F, dim), on the pupil's device and without gradients."""
+    with torch.no_grad():
+        return teacher.to(lips.device)(lips, heard).float()
+
+
+def watched_feed(recipe: Recipe, settings: LipReadingPart | LipCoderPart, lips: LipRecipe) -> tuple[Feed, Teacher]:
+    """Examples of the recipe's corpora, and who teaches on them; stores the targets first where the recipe asks."""
+    training, validation, unfilmed, _ = prepare_clips(recipe.data)
+    teacher = create_teacher(settings.teacher, lips)
+    mixing = mixing_config(recipe.data)
+    stored = {name: None for name in ("training", "validation", "unfilmed")}
+    if settings.teacher.targets is not None:
+        corpora = {"training": training, "validation": validation, "unfilmed": unfilmed}
+        stored |= _store(teacher, settings.teacher.targets, corpora)
+        teacher = StoredTeacher(teacher)
+    n_items = settings.steps_per_epoch * settings.accumulate * settings.batch
+    taught = (stored["training"], stored["unfilmed"])
+    learn = WatchedVoices(training, unfilmed, mixing, lips, n_items, settings.seed, targets=taught)
+    n_items, taught = settings.validation_examples, (stored["validation"], None)
+    check = WatchedVoices(validation, None, plain(mixing), lips, n_items, settings.seed + 1, targets=taught)
+    return Feed(learn, check, settings.batch, settings.workers, default_collate), teacher
+
+
+def _store(teacher: Teacher, folder: Path, corpora: dict[str, TalkingClips | None]) -> dict[str, StoredTargets]:
+    teacher.to("cuda" if torch.cuda.is_available() else "cpu")
+    with Console(stderr=True).status("asking the teacher") as status:
+
+        def hook(step: str, completed: int, total: int | None) -> None:
+            status.update(f"asking the teacher: {step} {completed}/{total}")
+
+        return {
+            name: store_targets(teacher, clips, folder / name, hook)
+            for name, clips in corpora.items()
+            if clips is not None
+        }
+
+
 def pretrain_lips(path: Path, resume: bool) -> Path:
     """Run a recipe's `lip_reading` part; return the folder of the model whose video branch has learned."""
     recipe = load_recipe(path)
@@ -114,18 +169,8 @@ def pretrain_lips(path: Path, resume: bool) -> Path:
         raise ModelError(f"recipe {path} has no part 'lip_reading', so there is nothing to pretrain")
     lightning.seed_everything(settings.seed, verbose=False)
     model = create_model(recipe.model.name, **recipe.model.overrides)
-    training, validation, unfilmed, _ = prepare_clips(recipe.data)
-    mixing = mixing_config(recipe.data)
-    lips = lip_recipe(model.lip_recipe)
-    n_items = settings.steps_per_epoch * settings.accumulate * settings.batch
-    feed = Feed(
-        WatchedVoices(training, unfilmed, mixing, lips, n_items, settings.seed),
-        WatchedVoices(validation, None, plain(mixing), lips, settings.validation_examples, settings.seed + 1),
-        settings.batch,
-        settings.workers,
-        default_collate,
-    )
-    module = LipReading(model, settings)
+    feed, teacher = watched_feed(recipe, settings, lip_recipe(model.lip_recipe))
+    module = LipReading(model, teacher, settings)
     folder = settings.output
     trainer = make_trainer(folder, settings, [])
     fit(trainer, module, feed, resume)
@@ -137,8 +182,8 @@ def pretrain_lips(path: Path, resume: bool) -> Path:
         folder / "model",
         {
             "licence": recipe.licence,
-            "provenance": f"video branch alone, taught to predict the sound: {recipe.provenance}",
-            "teacher": "log_mel",
+            "provenance": f"video branch alone, {taught_by(teacher)}: {recipe.provenance}",
+            **teaching_card(teacher),
             "validation": scores,
             "recipe": path.name,
         },

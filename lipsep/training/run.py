@@ -37,8 +37,11 @@ def run_recipe(path: Path, resume: bool) -> Path:
     settings = recipe.training
     lightning.seed_everything(settings.seed, verbose=False)
     model = create_model(recipe.model.name, **recipe.model.overrides)
+    taught = {"teacher": "none"}
     if recipe.model.initial_weights:
-        model.load_state_dict(load_model(recipe.model.initial_weights).state_dict())
+        initial = load_model(recipe.model.initial_weights)
+        model.load_state_dict(initial.state_dict())
+        taught = {key: value for key, value in initial.metadata.items() if key.startswith("teacher")}
     feed = prepare_feed(recipe, lip_recipe(model.lip_recipe))
     module = SeparationTraining(model, settings)
     best = ModelCheckpoint(
@@ -53,8 +56,7 @@ def run_recipe(path: Path, resume: bool) -> Path:
         name: round(float(value), 3) for name, value in trainer.callback_metrics.items() if name.startswith("val_")
     }
     if settings.schedule == "plateau":
-        weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        model.load_state_dict({key[6:]: value for key, value in weights.items() if key.startswith("model.")})
+        load_best(model, best, "model.")
         scores = {"val_si_snri": round(float(best.best_model_score), 3)}
     save_model(
         model,
@@ -63,6 +65,7 @@ def run_recipe(path: Path, resume: bool) -> Path:
             "keeps_level": settings.loss in LEVEL_KEEPING_LOSSES,
             "licence": recipe.licence,
             "provenance": recipe.provenance,
+            **taught,
             "validation": scores,
             "recipe": path.name,
         },
@@ -81,6 +84,12 @@ def fit(trainer: lightning.Trainer, module: lightning.LightningModule, feed: Fee
     except SIGTERMException:
         signal.raise_signal(signal.SIGTERM)
         raise
+
+
+def load_best(part: torch.nn.Module, best: ModelCheckpoint, prefix: str) -> None:
+    """Go back to the weights with the best validation; `prefix`: of the part's keys in the whole training's."""
+    weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    part.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)})
 
 
 def make_trainer(output: Path, settings: LoopPart, callbacks: list[lightning.Callback]) -> lightning.Trainer:

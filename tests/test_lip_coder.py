@@ -1,0 +1,136 @@
+"""DP-LipCoder's pretraining: what it learns, how its codes are used, where its targets come from."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lipsep.checkpoints import load_model
+from lipsep.data.clips import TalkingClips
+from lipsep.data.synthetic import synthetic_corpus
+from lipsep.encoders.vector_quantizer import VectorQuantizer
+from lipsep.errors import ModelError
+from lipsep.lips import lip_recipe
+from lipsep.training import pretrain
+from lipsep.training.lip_coder import perplexity
+from lipsep.training.recipe import TeacherPart, load_recipe
+from lipsep.training.teachers import CLIPS_PER_SHARD, LogMelTeacher, create_teacher, store_targets
+
+
+def write(folder: Path, video_encoder: str = "dp_lipcoder", **coder) -> Path:
+    content = {
+        "model": {"name": "dolphin_test", "overrides": {"n_codes": 16, "code_dim": 8, "video_encoder": video_encoder}},
+        "data": {
+            "synthetic": {"talkers": 4, "held_out_talkers": 2, "clips_per_talker": 2, "clip_s": 1.0},
+            "mixing": {"segment_s": 0.48, "mouths": None},
+        },
+        "training": {"loss": "snr", "batch_mixtures": 2, "steps_per_epoch": 1, "epochs": 1},
+        "lip_coder": {
+            "batch": 4, "steps_per_epoch": 8, "epochs": 3, "validation_examples": 8, "workers": 0,
+            "learning_rate": 3e-3, "output": "coder", **coder,
+        },
+        "output": "run", "licence": "none", "provenance": "a toy",
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def column(folder: Path, name: str) -> list[float]:
+    """A logged value over the epochs."""
+    with next(folder.rglob("metrics.csv")).open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+@pytest.mark.slow
+def test_it_learns_to_give_pictures_back_and_uses_its_codes(tmp_path):
+    folder = pretrain(write(tmp_path, teacher={"targets": "targets"}))
+    errors = column(tmp_path / "coder", "val_reconstruction")
+    assert errors[-1] < 0.8 * errors[0]
+    assert column(tmp_path / "coder", "val_codes_used")[-1] >= 4
+    assert column(tmp_path / "coder", "val_perplexity")[-1] > 2
+    model = load_model(str(folder))
+    assert model.metadata["teacher"] == "log_mel" and "without AV-HuBERT" in model.metadata["provenance"]
+    assert model.metadata["validation"]["val_reconstruction"] == pytest.approx(min(errors), abs=1e-3)
+    assert bool(model.video_encoder.quantizer.started)
+    original, given_back = (np.load(tmp_path / f"coder/{name}.npy") for name in ("original", "reconstruction"))
+    assert original.shape == given_back.shape and np.square(given_back - original).mean() < errors[0]
+
+
+@pytest.mark.slow
+def test_it_stops_when_reconstruction_no_longer_improves(tmp_path):
+    """The reconstruction path alone has no codes and no teacher; at a learning rate of 0 nothing ever improves."""
+    pretrain(write(tmp_path, "reconstruction", learning_rate=0.0, steps_per_epoch=1, epochs=9, stop_after_epochs=2))
+    last = torch.load(tmp_path / "coder/checkpoints/last.ckpt", weights_only=True)
+    assert last["epoch"] == 2  # the first epoch and two that were no better
+
+
+def test_perplexity_counts_equally_frequent_codes():
+    assert perplexity(torch.tensor([5.0, 5.0, 5.0, 0.0])) == pytest.approx(3.0)
+    assert perplexity(torch.tensor([9.0, 0.0])) == pytest.approx(1.0)
+
+
+def test_dead_codes_begin_anew_only_when_asked():
+    """Half the vectors vanish; their codes stay where they were unless a restart is asked for."""
+    used = {}
+    for restart_below in (0.0, 0.5):
+        torch.manual_seed(0)
+        quantizer = VectorQuantizer(4, n_codes=16, code_dim=4).train()
+        quantizer.restart_below = restart_below
+        features = torch.randn(4, 40, 4)
+        features[:2] += 30.0
+        quantizer(features)
+        for _ in range(20):
+            quantizer(features[2:])
+        used[restart_below] = len(quantizer.eval()(features[2:]).codes.unique())
+    assert used[0.5] > used[0.0]
+
+
+# --- teachers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clips() -> TalkingClips:
+    return synthetic_corpus(CLIPS_PER_SHARD // 2 + 1, 2, 0.4, seed=0)
+
+
+def quiet(*_):
+    pass
+
+
+def test_stored_targets_are_the_teachers_and_are_made_once(clips, tmp_path):
+    teacher = LogMelTeacher()
+    stored = store_targets(teacher, clips, tmp_path, quiet)
+    last = len(clips) - 1
+    voice = torch.from_numpy(clips[last].voice)[None]
+    np.testing.assert_allclose(stored[last], teacher(torch.empty(0), voice)[0], atol=2e-3)
+    shards = sorted(tmp_path.glob("shard_*.npy"))
+    assert len(shards) == 2
+    untouched = shards[0].stat().st_mtime_ns
+    shards[1].unlink()  # as if the run had been cut off before
+    again = store_targets(teacher, clips, tmp_path, quiet)
+    np.testing.assert_array_equal(again[last], stored[last])
+    assert shards[0].stat().st_mtime_ns == untouched
+
+
+def test_targets_of_another_corpus_are_refused(clips, tmp_path):
+    store_targets(LogMelTeacher(), clips.select(range(3)), tmp_path, quiet)
+    with pytest.raises(ModelError, match="another teacher or corpus"):
+        store_targets(LogMelTeacher(), clips.select(range(4)), tmp_path, quiet)
+
+
+def test_av_hubert_needs_its_weights():
+    with pytest.raises(ModelError, match="large_vox_433h"):
+        create_teacher(TeacherPart(name="av_hubert"), lip_recipe("mouth_88"))
+
+
+def test_a_teachers_paths_are_relative_to_the_recipe(tmp_path):
+    recipe = load_recipe(write(tmp_path, teacher={"name": "av_hubert", "weights": "w.pt", "targets": "t"}))
+    assert recipe.lip_coder.teacher.weights == (tmp_path / "w.pt").resolve()
+    assert recipe.lip_coder.teacher.targets == (tmp_path / "t").resolve()

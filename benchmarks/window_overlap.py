@@ -53,7 +53,7 @@ def main() -> None:
     sources = sorted((arguments.root / "grid_s1").glob("s[rw]*.mp4"))
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(sources))[: 2 * N_MIXTURES * N_JOINED]
-    needed = [FilmedVoice(*load_filmed_voice(sources[i], model.lip_recipe)) for i in chosen]
+    needed = [FilmedVoice(*load_filmed_voice(sources[i], model.lip_recipe)[:2]) for i in chosen]
     stretches = [_join(needed[i : i + N_JOINED]) for i in range(0, len(needed), N_JOINED)]
     pairs = [(stretches[i], stretches[i + 1]) for i in range(0, len(stretches), 2)]
     print(f"{len(pairs)} mixtures of {len(pairs[0][0].voice) / SAMPLE_RATE:.1f} s, model {arguments.model}, one thread")

@@ -69,6 +69,7 @@ def test_a_start_moves_voice_and_lips_alike(tmp_path):
     for name in ("a", "b"):
         np.save(cases._kept(name, "voice"), np.repeat(count, 640))
         np.save(cases._kept(name, "lips"), np.tile(count[:, None, None], (1, 8, 8)))
+        np.save(cases._kept(name, "face"), np.zeros((192, 192, 3), np.uint8))
     case = cases.load(0)
     assert (
         case.talkers == ("ann", "bob") and case.references.shape == (2, 22 * 640) and case.lips.shape == (2, 22, 8, 8)

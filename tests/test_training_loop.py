@@ -19,6 +19,7 @@ from lipsep.checkpoints import load_model
 from lipsep.data.mixing import MixingConfig, Mixtures
 from lipsep.data.synthetic import synthetic_corpus
 from lipsep.errors import ModelError
+from lipsep.lips import lip_recipe
 from lipsep.models import create_model
 from lipsep.training import train
 from lipsep.training.auxiliary import AuxiliaryBranch, auxiliary_weight
@@ -98,7 +99,7 @@ def test_everything_at_once_trains_validates_and_exports(tmp_path):
 
 def test_an_absent_voice_should_be_silent():
     clips = synthetic_corpus(4, 1, 3.0, seed=0)
-    items = Mixtures(clips, None, None, MixingConfig(target_absent=1.0, occluded=1.0), 32, 3, seed=0)
+    items = Mixtures(clips, None, None, MixingConfig(target_absent=1.0, occluded=1.0), lip_recipe("mesh_32"), 3, seed=0)
     for mixture, lips, sources in (items[i] for i in range(3)):
         assert sources[0].any() and not sources[1].any()
         assert (mixture[0] - sources[0, 0]).square().mean() > 1e-4  # the other voice is still in the mixture

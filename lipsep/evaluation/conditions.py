@@ -138,6 +138,7 @@ def _joined(case: Case, other: Case, k: int) -> Case:
         mixture=case.mixture + voice,
         references=np.concatenate([case.references, voice[None]]),
         lips=lips,
+        faces=(*case.faces, *other.faces[k : k + 1]),
     )
 
 
@@ -186,6 +187,7 @@ def _swap(_setting: Setting, case: Case, _index: int) -> Case:
         gains_db=case.gains_db[::-1],
         references=case.references[::-1].copy(),
         lips=case.lips[::-1].copy(),
+        faces=case.faces[::-1],
     )
 
 

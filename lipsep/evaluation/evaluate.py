@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipsep.errors import OutputError
+from lipsep.errors import MediaError, OutputError
 from lipsep.evaluation.cases import Case, Cases, Estimates, open_cases
 from lipsep.evaluation.conditions import Condition, Setting, conditions, find_noise
 from lipsep.evaluation.metrics import METRICS, score
 from lipsep.evaluation.summary import means_so_far, summarise
 from lipsep.evaluation.tables import append_rows, read_rows, write_json, write_rows
+from lipsep.faces import face_picture
 from lipsep.losses import si_snr
 from lipsep.models.base import SeparationModel, face_groups
 
@@ -222,17 +223,30 @@ def _workers(work: Work, processes: int) -> Iterator[Callable[..., Iterator[Any]
 
 
 def separate_case(model: SeparationModel, case: Case) -> np.ndarray:
-    """Ask a model with every face of a case: -> (n_src, T) float32."""
+    """Ask a model with every face of a case: -> (n_src, T) float32.
+
+    Raises:
+        MediaError: the model needs pictures of faces, and the data has mouths only.
+    """
     device = next(model.parameters()).device
-    mixture, lips = (torch.from_numpy(x).to(device)[None] for x in (case.mixture, case.lips))
+    mixture = torch.from_numpy(case.mixture).to(device)[None]
+    shown = [torch.from_numpy(case.lips).to(device)]  # what there is of each person: lips, and the face if needed
+    if model.needs_faces:
+        if not case.faces:
+            raise MediaError(f"'{model.name}' needs pictures of faces, which this data lacks: use a manifest of clips")
+        pictures = np.stack([face_picture(face, model.config.face_size) for face in case.faces])
+        shown.append(torch.from_numpy(pictures).to(device))
     if not model.faces_at_once:
         with torch.inference_mode():
-            return torch.cat([model(mixture, face[None])[:, 0] for face in lips[0]]).cpu().numpy()
+            asked = (model(mixture, *(each[k][None] for each in shown)) for k in range(len(case.sources)))
+            return torch.cat([estimate[:, 0] for estimate in asked]).cpu().numpy()
     voices: dict[int, np.ndarray] = {}
     for group in face_groups(range(len(case.sources)), model.n_faces):
-        shown = torch.stack([torch.zeros_like(lips[0, 0]) if k is None else lips[0, k] for k in group])
+        together = (
+            torch.stack([torch.zeros_like(each[0]) if k is None else each[k] for k in group])[None] for each in shown
+        )
         with torch.inference_mode():
-            estimates = model(mixture, shown[None])[0].cpu().numpy()  # (n_faces, T)
+            estimates = model(mixture, *together)[0].cpu().numpy()  # (n_faces, T)
         for k, estimate in zip(group, estimates, strict=True):
             if k is not None:
                 voices.setdefault(k, estimate)

@@ -104,7 +104,7 @@ def test_an_absent_voice_should_be_silent():
         assert sources[0].any() and not sources[1].any()
         assert (mixture[0] - sources[0, 0]).square().mean() > 1e-4  # the other voice is still in the mixture
         assert not torch.equal(lips[0], lips[1])
-    module = SeparationTraining(torch.nn.Identity(), TrainingPart(
+    module = SeparationTraining(create_model("dolphin_test"), TrainingPart(
         loss="snr", steps_per_epoch=1, epochs=1, batch_mixtures=1
     ))  # fmt: skip
     mixture, _, sources = items[0]

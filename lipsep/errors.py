@@ -29,7 +29,8 @@ def plain_reason(error: BaseException) -> str | None:
     """What to tell people about an error that is nobody's defect: ours, no memory, a lost GPU. None: unexpected."""
     if isinstance(error, LipsepError):
         return str(error)
-    if isinstance(error, MemoryError):
+    no_room_for_onednn = isinstance(error, RuntimeError) and "could not create a primitive" in str(error)
+    if isinstance(error, MemoryError) or no_room_for_onednn:
         return "out of memory: close other programs, use a smaller model, or fewer --jobs; nothing finished is lost"
     if type(error).__name__ == "AcceleratorError":  # torch's; torch is not imported for this
         return (

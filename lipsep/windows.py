@@ -311,7 +311,13 @@ class _BatchedModel:
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or any(
-        sign in text for sign in ("out of memory", "defaultcpuallocator", "not enough memory")
+        sign in text
+        for sign in (
+            "out of memory",
+            "defaultcpuallocator",
+            "not enough memory",
+            "could not create a primitive",
+        )  # oneDNN
     )
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lipsep.checkpoints import save_model
+from lipsep.models import create_model
+
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
@@ -17,4 +20,13 @@ def shared() -> Path:
     folder = Path(os.environ.get("LIPSEP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no reference data at {folder}: set LIPSEP_SHARED to its folder to run this test")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    """A tiny Dolphin with random weights: it separates nothing, but everything runs for real."""
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    torch.manual_seed(0)
+    save_model(create_model("dolphin_test"), folder, {"licence": "CC0", "keeps_level": True})
     return folder

@@ -18,19 +18,9 @@ from lipsep.batch import process, run
 from lipsep.batch.inputs import Task, find_tasks
 from lipsep.batch.process import Outcome, WorkerProcess
 from lipsep.batch.run import BatchLog
-from lipsep.checkpoints import save_model
 from lipsep.data.scenes import build_clip, demo_people
 from lipsep.errors import MediaError, OutputError, WeightsError, plain_reason
-from lipsep.models import create_model
 from lipsep.outputs import STAGING_PREFIX
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    torch.manual_seed(0)
-    save_model(create_model("dolphin_test"), folder, {"licence": "CC0", "keeps_level": True})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +130,6 @@ def test_weights_that_cannot_be_loaded_are_refused_before_anything_is_done(tmp_p
 
 
 def test_lack_of_memory_and_a_lost_gpu_are_told_as_such():
-    import torch
 
     assert "out of memory" in plain_reason(MemoryError())
     assert "--device cpu" in plain_reason(torch.AcceleratorError("CUDA error: unspecified launch failure\nmore"))

@@ -20,23 +20,12 @@ from golden import fill_manifest
 from typer.testing import CliRunner
 
 import lipsep.cli
-from lipsep.checkpoints import save_model
 from lipsep.cli import app
 from lipsep.data.scenes import build_clip, demo_people
 from lipsep.errors import FaceError
 from lipsep.media import load_audio
-from lipsep.models import create_model
 
 runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory) -> Path:
-    """A tiny Dolphin with random weights: it separates nothing, but everything runs for real."""
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    torch.manual_seed(0)
-    save_model(create_model("dolphin_test"), folder, {"licence": "CC0", "keeps_level": True})
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import CAN_TURN, make_clip
+from damaged import damage
 
 from lipsep.errors import MediaError
 from lipsep.media import load_audio, probe, read_frames
@@ -17,15 +18,6 @@ N_FILES = 120
 MAX_CPU_S = 5.0  # per file; a few hundredths are usual
 MAX_FRAMES = 12 * 3600 * 25 + 1000  # what damaged timestamps can at most make of a clip of one second
 MAX_LEVEL = 16.0  # times full scale: what damaged floating-point sound is limited to
-EXTREMES = (0, 1, 0x7F, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-HEADERS = (
-    b"RIFF\xff\xff\xff\xffAVI LIST",
-    b"\x1aE\xdf\xa3\x01",
-    b"\0\0\0\x20ftypisom",
-    b"ID3\x04",
-    b"OggS\0\2",
-    b"\xff\xd8",
-)
 
 
 @pytest.fixture(scope="module")
@@ -44,44 +36,6 @@ def intact(tmp_path_factory) -> list[tuple[str, bytes]]:
         "sound.mp3": {"codec": None, "audio_codec": "mp3"},
     }
     return [(name, make_clip(folder / name, seconds=1.0, **kind).read_bytes()) for name, kind in kinds.items()]
-
-
-def damage(data: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
-    """What was done, and the result."""
-    broken = bytearray(data)
-    first, second = sorted(int(k) for k in rng.integers(0, len(data), 2))
-    # headers lie at either end; half of all damage goes there
-    near_end = rng.random() < 0.5
-    kinds = ("cut", "cut front", "flip", "flip header", "extreme fields", "zeros", "hole", "twice", "noise", "header")
-    kind = kinds[int(rng.integers(len(kinds)))]
-    if kind == "cut":
-        broken = broken[:first]
-    elif kind == "cut front":
-        broken = broken[second:]
-    elif kind == "flip":
-        for at in rng.integers(0, len(data), int(rng.integers(1, 200))):
-            broken[at] ^= 1 << int(rng.integers(8))
-    elif kind in ("flip header", "extreme fields"):
-        span = min(3000, len(data) // 2)
-        start = len(data) - span if near_end else 0
-        for at in start + rng.integers(0, span - 4, int(rng.integers(1, 30))):
-            if kind == "flip header":
-                broken[at] ^= 1 << int(rng.integers(8))
-            else:
-                order = "big" if rng.random() < 0.5 else "little"
-                broken[at : at + 4] = int(rng.choice(EXTREMES)).to_bytes(4, order)
-    elif kind == "zeros":
-        broken[first:second] = bytes(second - first)
-    elif kind == "hole":
-        del broken[first:second]
-    elif kind == "twice":
-        broken[first:first] = broken[first:second]
-    elif kind == "noise":
-        broken[first:second] = rng.bytes(second - first)
-    else:
-        header = HEADERS[int(rng.integers(len(HEADERS)))]
-        broken[: len(header)] = header
-    return kind, bytes(broken)
 
 
 @pytest.mark.timeout(120)

@@ -12,27 +12,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from damaged import corpus, whole
 
 from lipsep.batch.process import WorkerProcess
-from lipsep.checkpoints import save_model
 from lipsep.data.scenes import build_clip, demo_people
 from lipsep.errors import LipsepError
 from lipsep.faces import find_faces
 from lipsep.media import read_frames
-from lipsep.models import SeparationModel, create_model
+from lipsep.models import SeparationModel
 from lipsep.separator import Separator
 
 TIME_LIMIT_S = 60.0  # for one damaged file; they take a few tenths of a second
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    torch.manual_seed(0)
-    save_model(create_model("dolphin_test"), folder, {"licence": "CC0", "keeps_level": True})
-    return folder
 
 
 @pytest.fixture(scope="module")

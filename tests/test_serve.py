@@ -8,12 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 
-from lipsep.checkpoints import save_model
 from lipsep.data.scenes import build_clip, demo_people
 from lipsep.errors import OutputError
-from lipsep.models import create_model
 
 pytest.importorskip("fastapi", reason="needs pip install 'lipsep[serve]'")
 pytest.importorskip("httpx")
@@ -23,14 +20,6 @@ from lipsep.serve.app import Limits, create_app
 from lipsep.serve.store import DONE, RUNNING, WAITING, JobStore
 
 MAX_MB = 2.0
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    torch.manual_seed(0)
-    save_model(create_model("dolphin_test"), folder, {"licence": "CC0", "keeps_level": True})
-    return folder
 
 
 @pytest.fixture(scope="module")

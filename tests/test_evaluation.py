@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -273,7 +274,7 @@ class Echo(SeparationModel):
         self.level = torch.nn.Parameter(torch.tensor(level))
 
     def forward(self, mixture, lips):
-        generator = torch.Generator().manual_seed(int(1e3 * lips.abs().sum()))
+        generator = torch.Generator().manual_seed(zlib.crc32(lips.numpy().tobytes()))  # no sum: threads round it
         return (mixture + self.level * torch.randn(mixture.shape, generator=generator)).unsqueeze(1)
 
 
@@ -325,7 +326,7 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_figures(published
 def test_two_processes_find_what_one_finds(published):
     model = Echo()
     one, two = (evaluate(model, Protocol(published), processes=n) for n in (1, 2))
-    assert one["si_snri"] == pytest.approx(two["si_snri"], abs=0.02) and one["utterances"] == two["utterances"]
+    assert one["si_snri"] == pytest.approx(two["si_snri"], abs=1e-4) and one["utterances"] == two["utterances"]
 
 
 def test_what_is_missing_is_named(published, tmp_path):

@@ -1,0 +1,140 @@
+"""`lipsep separate`: videos go in; for every person who is visible, that person's voice comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsep.batch.inputs import find_tasks
+from lipsep.commands.batch import separate_batch
+from lipsep.errors import LipsepError, ModelError, OutputError
+from lipsep.terminal import Device, Threads, account, complain, open_separator, progress
+
+
+def separate(
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="INPUT...", help="Video files, or folders of them.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", "--output", help="Results of FILE.mp4 go to OUT/FILE/.")] = Path(
+        "separated"
+    ),
+    model: Annotated[
+        str | None, typer.Option(help="Name, folder or hub id of the model; see 'lipsep models'.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights that --model's authors released; once for each of their files.", show_default=False),
+    ] = None,
+    speakers: Annotated[
+        int | None, typer.Option(min=1, help="Keep the N people seen most; default: everyone who matters.")
+    ] = None,
+    detect_every_n: Annotated[int, typer.Option(min=1, help="Look for new faces in every n-th frame.")] = 5,
+    face_scale: Annotated[float, typer.Option(help="2 finds faces of half the size, more slowly.")] = 1.0,
+    device: Device = "auto",
+    keep_offscreen: Annotated[
+        bool, typer.Option("--keep-offscreen", help="Also hear people while they are not visible.")
+    ] = False,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Of a model that refines its answer step by step: fewer are quicker.")
+    ] = None,
+    rate: Annotated[
+        str, typer.Option(help="Voices at 16k (mono), or original: the rate and the channels of the input.")
+    ] = "16k",
+    video: Annotated[
+        str, typer.Option(help="A video per person: none, original, or tracked (boxes drawn in).")
+    ] = "original",
+    save_artifacts: Annotated[
+        bool, typer.Option("--save-artifacts", help="Also write landmarks and the lip pictures the model saw.")
+    ] = False,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Picture by picture, hearing the past alone; for causal models.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished work again and replace it.")] = False,
+    threads: Threads = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Also search the folders inside a folder.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Separate so many files at a time, each in a process of its own.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1, help="Give up a file after so many seconds; with --jobs or a folder.")
+    ] = None,
+    published_input: Annotated[list[Path] | None, typer.Option("--input", hidden=True)] = None,
+    published_cuda_device: Annotated[int | None, typer.Option("--cuda-device", hidden=True)] = None,
+    published_config: Annotated[Path | None, typer.Option("--config", hidden=True)] = None,
+) -> None:
+    """Separate the voices of everyone who is visible in each INPUT.
+
+    OUT/FILE/ receives speaker_1.wav, speaker_1.mp4, ..., residual.wav (what nobody visible said), overview.png (who is
+    who) and report.json. Finished work is left alone unless --overwrite is given. With a folder as INPUT, or --jobs,
+    failures and crashes stay with their file, and OUT/batch.jsonl tells what became of each.
+    """
+    sources = [*(inputs or []), *(published_input or [])]
+    if not sources:
+        raise typer.BadParameter("name at least one video file", param_hint="INPUT")
+    tasks = find_tasks(sources, out, recursive)
+    if published_cuda_device is not None:
+        device = f"cuda:{published_cuda_device}" if published_cuda_device >= 0 else "cpu"
+    if published_config is not None and model is None:
+        model = _model_beside(published_config)
+    options = {
+        "speakers": speakers,
+        "detect_every_n": detect_every_n,
+        "face_scale": face_scale,
+        "keep_offscreen": keep_offscreen,
+        "iterations": iterations,
+        "rate": rate,
+        "video": video,
+        "overwrite": overwrite,
+        "save_artifacts": save_artifacts,
+        "streaming": streaming,
+    }
+    if jobs or any(source.is_dir() for source in sources):
+        separate_batch(
+            tasks,
+            out,
+            options,
+            model=model,
+            device=device,
+            threads=threads,
+            weights=weights or [],
+            n_jobs=jobs or 1,
+            time_limit_s=time_limit,
+        )
+        return
+    separator = open_separator(model, device, threads, weights or [])
+
+    failed = 0
+    for source, folder in ((task.source, task.out) for task in tasks):
+        try:
+            with progress(source.name) as hook:
+                result = separator(source, folder, **options, hook=hook)
+        except LipsepError as error:
+            if len(sources) == 1:
+                raise
+            complain(str(error))
+            failed += 1
+            continue
+        if result.skipped:
+            typer.echo(f"{source.name}: already done in '{folder}', nothing to do (--overwrite to redo)")
+            continue
+        for warning in result.report["warnings"]:
+            typer.echo(f"note: {warning}", err=True)
+        typer.echo(
+            f"{source.name}: {account(len(result.tracks), result.report)}; "
+            f"results in '{folder}', begin with overview.png"
+        )
+    if failed:
+        raise OutputError(f"{failed} of {len(sources)} files could not be separated, see above")
+
+
+def _model_beside(config: Path) -> str | None:
+    """The published script's --config: a folder, or a file beside the weights; lipsep reads settings from there."""
+    folder = config if config.is_dir() else config.parent
+    if (folder / "model.safetensors").is_file():
+        return str(folder)
+    raise ModelError(
+        f"--config '{config}': no model.safetensors beside it; use --model with a name from 'lipsep models'"
+    )

@@ -52,11 +52,12 @@ def draw_quality_cost(profile: Path, path: Path) -> list[Path]:
             area = 6 + 3 * float(row["params"]) / 1e6
             marker = MARKERS[number % len(MARKERS)]
             axes.scatter(x, y, s=area, marker=marker, facecolor="0.75", edgecolor="0", linewidth=0.8)
-            axes.annotate(row["model"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            below = (0, -0.7 * area**0.5 - 1)  # points: under the marker, whatever its size and shape
+            axes.annotate(row["model"], (x, y), below, textcoords="offset points", fontsize=7, ha="center", va="top")
         axes.set(
             xscale="log", xlabel="executed MACs, G per second of audio", ylabel="SI-SNRi, dB (LRS2-2Mix, published)"
         )
-        axes.margins(0.18)
+        axes.margins(0.25, 0.18)
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
     return written

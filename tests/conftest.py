@@ -30,3 +30,21 @@ def model_folder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     save_model(create_model("dolphin_test"), folder, {"licence": "CC0", "keeps_level": True})
     return folder
+
+
+@pytest.fixture(scope="module")
+def film_once():
+    """The product's own filming, for modules in which all clips show the same: its face tracker runs once."""
+    from lipsep.data import filming
+    from lipsep.faces import find_faces
+
+    kept = []
+
+    def find_once(frames, **options):
+        if not kept:
+            kept.append(find_faces(frames, **options))
+        return kept[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filming, "find_faces", find_once)
+        yield

@@ -33,8 +33,8 @@ from lipsep.plots.iterations import (
 from lipsep.profiling.counting import count_calls
 from lipsep.separator import Separator
 from lipsep.training import pretrain, train
+from lipsep.training.corpora import mixing_config
 from lipsep.training.recipe import load_recipe
-from lipsep.training.run import mixing_config
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 ABLATIONS = {

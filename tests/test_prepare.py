@@ -15,7 +15,6 @@ from lipsep.data.prepare import filmed_corpus
 from lipsep.data.scenes import build_clip, demo_people
 from lipsep.data.shards import load_shards, prepare_shards
 from lipsep.errors import MediaError, OutputError
-from lipsep.faces import find_faces
 
 
 @pytest.fixture(scope="module")
@@ -24,23 +23,6 @@ def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     build_clip(demo_people()[:1], path, duration_s=1.0, size=(320, 240))
     return path
-
-
-@pytest.fixture(scope="module")
-def film(clip):
-    """The product's own filming, whose face tracker ran once."""
-    from lipsep.data import filming
-
-    kept = []
-
-    def find_once(frames, **options):
-        if not kept:
-            kept.append(find_faces(frames, **options))
-        return kept[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filming, "find_faces", find_once)
-        yield
 
 
 def place(clip, root, *paths):
@@ -91,7 +73,7 @@ MISSING = {"lrs2": {"655_00003": "listed in val.txt"}, "ntcd_timit": {"02F_sa1":
 
 
 @pytest.mark.parametrize("corpus", LAYOUTS)
-def test_each_published_layout_becomes_shards(corpus, clip, film, tmp_path):
+def test_each_published_layout_becomes_shards(corpus, clip, film_once, tmp_path):
     paths, expected = LAYOUTS[corpus]
     root = tmp_path / "raw"
     place(clip, root, *paths)
@@ -117,7 +99,7 @@ def test_each_published_layout_becomes_shards(corpus, clip, film, tmp_path):
         assert load_shards(tmp_path / "out", "all")[0].voice[100:-100] == pytest.approx(0.25, abs=1e-3)
 
 
-def test_a_run_that_was_cut_off_goes_on_and_tells_what_it_skipped(clip, film, tmp_path, monkeypatch):
+def test_a_run_that_was_cut_off_goes_on_and_tells_what_it_skipped(clip, film_once, tmp_path, monkeypatch):
     root, out = tmp_path / "raw", tmp_path / "out"
     place(clip, root, *(f"t{k}/1.mp4" for k in range(5)))
     (root / "t1" / "1.mp4").write_bytes(b"no video")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from lipsep.data.published import PublishedMixtures, PublishedTraining, parse_name, read_names, talker_of
+from lipsep.data.published import PublishedMixtures, parse_name, read_names, talker_of
+from lipsep.data.published_training import PublishedTraining
 from lipsep.errors import MediaError
 from lipsep.lips import lip_recipe, normalise_picture
 
@@ -72,7 +73,7 @@ def folder(tmp_path_factory):
 
 
 def test_stretches_to_train_on_keep_lips_and_voices_together(folder):
-    data = PublishedTraining(PublishedMixtures(folder), lip_recipe("mouth_88"), 0.4, n_items=20, seed=1)
+    data = PublishedTraining(PublishedMixtures(folder), lip_recipe("mouth_88"), 0.4, n_items=20, seed=1, drawn=True)
     firsts, asked_first = set(), set()
     for mixture, lips, sources in (data[i] for i in range(20)):
         assert mixture.shape == (2, 6400) and lips.shape == (2, 10, 88, 88) and sources.shape == (2, 1, 6400)
@@ -83,16 +84,16 @@ def test_stretches_to_train_on_keep_lips_and_voices_together(folder):
         shown = lips[:, :, 40, 40].numpy()
         np.testing.assert_allclose(shown, normalise_picture(heard.astype(np.uint8)), atol=1e-5)
     assert len(firsts) > 5 and asked_first == {0, 1}
-    again = PublishedTraining(PublishedMixtures(folder), lip_recipe("mouth_88"), 0.4, n_items=20, seed=1)
+    again = PublishedTraining(PublishedMixtures(folder), lip_recipe("mouth_88"), 0.4, n_items=20, seed=1, drawn=True)
     assert all(a.equal(b) for a, b in zip(data[7], again[7], strict=True))
     again.epoch = 1
     assert not all(a.equal(b) for a, b in zip(data[7], again[7], strict=True))
 
 
 def test_validation_takes_every_mixture_once_and_pads_short_ones(folder):
-    data = PublishedTraining(PublishedMixtures(folder), lip_recipe("mouth_88"), 2.0, n_items=None, seed=0)
+    data = PublishedTraining(PublishedMixtures(folder), lip_recipe("mouth_88"), 2.0, n_items=9, seed=0, drawn=False)
     assert len(data) == 3
     mixture, lips, _ = data[0]
     assert mixture.shape == (2, 32_000) and not mixture[:, 16_000:].any() and lips.shape == (2, 50, 88, 88)
     with pytest.raises(MediaError, match="recipe 'mesh_32'"):
-        PublishedTraining(PublishedMixtures(folder), lip_recipe("mesh_32"), 2.0, None, 0)
+        PublishedTraining(PublishedMixtures(folder), lip_recipe("mesh_32"), 2.0, 1, 0, drawn=False)

@@ -94,7 +94,7 @@ def test_a_toy_recipe_learns_in_a_handful_of_steps(recipe, tmp_path):
     from lipsep.lips import lip_recipe
     from lipsep.models import create_model
     from lipsep.training import train
-    from lipsep.training.run import prepare_feed
+    from lipsep.training.corpora import prepare_feed
     from lipsep.training.separation import SeparationTraining
 
     path = short(recipe, tmp_path)

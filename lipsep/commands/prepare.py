@@ -14,20 +14,28 @@ MAX_SKIPPED = 10  # told on the terminal; corpus.json has them all
 
 
 def prepare(
-    corpus: Annotated[str, typer.Argument(help="folder, grid, lrs2, lrs3, vox2, tcd_timit or ntcd_timit.")],
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="folder, grid, lrs2, lrs3, vox2, tcd_timit or ntcd_timit; of noise: noisex92, wham, demand or esc."
+        ),
+    ],
     root: Annotated[Path, typer.Argument(help="Where the corpus lies as it is published; folder: any videos.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the shards.")],
     processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Keep the mouths' pictures too, which papers train on; 0.8 GB an hour.")
+    ] = False,
     clips_per_shard: Annotated[int, typer.Option(min=1, help="A run that is cut off loses one shard at most.")] = 100,
 ) -> None:
-    """Find the mouths in a corpus of clips with one talker each, and write voices and mouths as shards.
+    """Find the mouths in a corpus of clips with one talker each, and write voices and mouths as shards; or read noise.
 
     The same command goes on where it was cut off. OUT/corpus.json tells what was skipped and why.
     """
     from lipsep.data.shards import SUMMARY, prepare_shards
 
     with progress(root.name) as hook:
-        summary = prepare_shards(corpus, root, out, clips_per_shard, processes, hook)
+        summary = prepare_shards(corpus, root, out, clips_per_shard, processes, hook, pictures)
     for split, of in summary["splits"].items():
         typer.echo(f"{split}: {of['clips']} clips of {of['talkers']} talkers, {of['hours']:.2f} hours")
     skipped = summary["skipped"]

@@ -2,6 +2,7 @@
 
 A corpus of short clips becomes one file: all voices end to end at 16 kHz and all mouths end to end at 25 fps, so that
 a training example is two slices of two arrays. An hour of speech takes 115 MB for the voices and 14 MB for the mouths.
+Where the mouths were filmed too, their pictures lie in a second file and stay there (`lipsep.data.pictures`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lipsep.constants import SAMPLES_PER_FRAME
+from lipsep.data.pictures import Pictures, save_pictures, stored_pictures
 from lipsep.errors import MediaError
 
 MOUTH_POINTS = 20  # iBUG-68 landmarks 48..67
@@ -26,20 +28,23 @@ class TalkingClip:
         name: where it comes from, unique in its corpus.
         talker: who speaks; clips of one talker cannot be told apart by the voice alone.
         voice: (T,) float32 in [-1, 1], 16 kHz.
-        mouth: (F, 20, 2) float32 normalised mouth points at 25 fps (`lipsep.lips.normalise_mouth`), F = T // 640.
+        mouth: (F, 20, 2) float32 normalised mouth points at 25 fps (`lipsep.lips.normalise_mouth`), F = T // 640;
+            (F, 0, 2) where only pictures are known.
+        pictures: F mouth pictures, uint8; None where only the points are known.
     """
 
     name: str
     talker: str
     voice: np.ndarray
     mouth: np.ndarray
+    pictures: Pictures | None = None
 
     @property
     def n_frames(self) -> int:
         return len(self.mouth)
 
     def part(self, first: int, stop: int) -> TalkingClip:
-        """Frames first..stop-1, with their sound."""
+        """Frames first..stop-1 of the voice and the mouth's points."""
         voice = self.voice[first * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
         return TalkingClip(self.name, self.talker, voice, self.mouth[first:stop])
 
@@ -48,7 +53,13 @@ class TalkingClips:
     """A sequence of `TalkingClip` in two flat arrays; what a corpus becomes once prepared."""
 
     def __init__(
-        self, names: list[str], talkers: list[str], n_frames: np.ndarray, voices: np.ndarray, mouths: np.ndarray
+        self,
+        names: list[str],
+        talkers: list[str],
+        n_frames: np.ndarray,
+        voices: np.ndarray,
+        mouths: np.ndarray,
+        pictures: Sequence[Pictures] | None = None,
     ):
         """
         Args:
@@ -56,9 +67,10 @@ class TalkingClips:
             n_frames: (clips,) int64, video frames per clip.
             voices: (640 * sum(n_frames),) int16.
             mouths: (sum(n_frames), 20, 2) float32.
+            pictures: one each per clip; None: the corpus has none.
         """
         self.names, self.talkers = names, talkers
-        self.n_frames, self.voices, self.mouths = n_frames, voices, mouths
+        self.n_frames, self.voices, self.mouths, self.pictures = n_frames, voices, mouths, pictures
         self._first_frame = np.concatenate([[0], np.cumsum(n_frames)])
 
     def __len__(self) -> int:
@@ -68,7 +80,11 @@ class TalkingClips:
         start, stop = self._first_frame[index], self._first_frame[index + 1]
         voice = self.voices[start * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
         return TalkingClip(
-            self.names[index], self.talkers[index], voice.astype(np.float32) / 32768, self.mouths[start:stop]
+            self.names[index],
+            self.talkers[index],
+            voice.astype(np.float32) / 32768,
+            self.mouths[start:stop],
+            None if self.pictures is None else self.pictures[index],
         )
 
     def select(self, indices: Iterable[int]) -> TalkingClips:
@@ -76,8 +92,10 @@ class TalkingClips:
         return pack(self[int(i)] for i in indices)
 
     def save(self, path: Path) -> None:
-        """Write to one ``.npz`` file, complete or not at all."""
+        """Write to one ``.npz`` file, complete or not at all; pictures to one beside it, first."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self.pictures is not None:
+            save_pictures(_pictures_path(path), self.pictures, self.n_frames)
         partial = path.with_name(f".{path.name}.partial.npz")
         np.savez(
             partial,
@@ -98,19 +116,22 @@ class TalkingClips:
         """
         if not path.is_file():
             raise MediaError(f"no prepared corpus at {path}: `lipsep train RECIPE` makes those its recipe names")
+        pictures = _pictures_path(path)
         with np.load(path, allow_pickle=False) as stored:
+            n_frames = stored["n_frames"]
             return cls(
                 stored["names"].tolist(),
                 stored["talkers"].tolist(),
-                stored["n_frames"],
+                n_frames,
                 stored["voices"],
                 stored["mouths"],
+                stored_pictures(pictures, n_frames) if pictures.is_file() else None,
             )
 
 
 def pack(clips: Iterable[TalkingClip]) -> TalkingClips:
     """Join clips into a corpus; a voice is cut or padded with silence to whole video frames."""
-    names, talkers, n_frames, voices, mouths = [], [], [], [], []
+    names, talkers, n_frames, voices, mouths, pictures = [], [], [], [], [], []
     for clip in clips:
         voice = np.zeros(clip.n_frames * SAMPLES_PER_FRAME, np.int16)
         heard = np.clip(np.round(clip.voice[: len(voice)] * 32768), -32768, 32767).astype(np.int16)
@@ -120,11 +141,14 @@ def pack(clips: Iterable[TalkingClip]) -> TalkingClips:
         n_frames.append(clip.n_frames)
         voices.append(voice)
         mouths.append(clip.mouth.astype(np.float32))
+        pictures.append(clip.pictures)
     if not names:
         return TalkingClips(
             [], [], np.zeros(0, np.int64), np.zeros(0, np.int16), np.zeros((0, MOUTH_POINTS, 2), np.float32)
         )
-    return TalkingClips(names, talkers, np.array(n_frames), np.concatenate(voices), np.concatenate(mouths))
+    return TalkingClips(
+        names, talkers, np.array(n_frames), np.concatenate(voices), np.concatenate(mouths), _all_or_none(pictures)
+    )
 
 
 def join(parts: Sequence[TalkingClips]) -> TalkingClips:
@@ -133,4 +157,14 @@ def join(parts: Sequence[TalkingClips]) -> TalkingClips:
         [name for part in parts for name in part.names],
         [talker for part in parts for talker in part.talkers],
         *(np.concatenate([getattr(part, what) for part in parts]) for what in ("n_frames", "voices", "mouths")),
+        _all_or_none([each for part in parts for each in part.pictures or [None] * len(part)]),
     )
+
+
+def _all_or_none(pictures: list[Pictures | None]) -> list[Pictures] | None:
+    """A corpus either has pictures or not; what only some clips have is of no use."""
+    return None if any(each is None for each in pictures) or not pictures else pictures
+
+
+def _pictures_path(path: Path) -> Path:
+    return path.with_suffix(".pictures.npy")

@@ -8,7 +8,7 @@ from pathlib import Path
 from lipsep.data.clips import TalkingClip
 from lipsep.errors import FaceError
 from lipsep.faces import find_faces
-from lipsep.lips import normalise_mouth
+from lipsep.lips import crop_mouth, normalise_mouth
 from lipsep.media import load_audio, read_frames
 
 PRESENT = 0.9  # share of its frames that must show the talker's face
@@ -16,8 +16,13 @@ PRESENT = 0.9  # share of its frames that must show the talker's face
 Hook = Callable[[str, int, "int | None"], None]
 
 
-def film_talker(video: Path, name: str, talker: str, sound: Path | None = None) -> TalkingClip:
+def film_talker(
+    video: Path, name: str, talker: str, sound: Path | None = None, with_pictures: bool = False
+) -> TalkingClip:
     """One clip with one talker, from its video, or with its sound from a file beside it.
+
+    Args:
+        with_pictures: cut the mouth out of every frame too; the video is read twice.
 
     Raises:
         MediaError: a file cannot be read. FaceError: no face is present in at least 90 % of the frames.
@@ -27,4 +32,5 @@ def film_talker(video: Path, name: str, talker: str, sound: Path | None = None) 
     if share < PRESENT:
         raise FaceError(f"a face is visible in {share:.0%} of the frames; {PRESENT:.0%} are needed")
     mouth = normalise_mouth(tracks[0].landmarks, tracks[0].present)  # (F, 20, 2)
-    return TalkingClip(name, talker, load_audio(sound or video), mouth)
+    pictures = crop_mouth(tracks[0], read_frames(video, grey=True)) if with_pictures else None  # (F, 96, 96)
+    return TalkingClip(name, talker, load_audio(sound or video), mouth, pictures)

@@ -16,9 +16,11 @@ from torch.utils.data import Dataset
 
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.clips import TalkingClip, TalkingClips
-from lipsep.data.mouth_augmentation import MouthAugmentation, MouthConfig, principal_motions
-from lipsep.data.pace import change_pace
-from lipsep.lips import LipRecipe, normalise_picture, picture_mouth
+from lipsep.data.lip_view import LipView
+from lipsep.data.mouth_augmentation import MouthConfig
+from lipsep.data.noises import Noises
+from lipsep.data.pace import draw_stretch
+from lipsep.lips import LipRecipe
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class MixingConfig:
     """How mixtures are drawn; the defaults made the weights that ship."""
 
     segment_s: float = 2.0
-    gain_db: float = 5.0  # the two voices lie within -gain_db..gain_db of each other
+    speakers: int = 2  # voices in each mixture; with two of them it is asked
+    gain_db: float = 5.0  # the others lie within -gain_db..gain_db of the second voice
     filmed_pairs: float = 0.5  # share of mixtures of two filmed clips (one talker against himself)
     alike: float = 0.5  # among filmed pairs: names with the same first letter, in GRID the same first word
     own_pace: float = 0.5  # among filmed pairs: both at the pace at which they were filmed
@@ -38,6 +41,7 @@ class MixingConfig:
     noise_snr_db: tuple[float, float] = (5.0, 20.0)
     own_voice: float = 0.25  # among mixtures of two unfilmed voices: both are stretches of one recording
     mouths: MouthConfig | None = field(default_factory=MouthConfig)  # None: mouths as they are
+    random_crop: bool = True  # filmed mouths: cut near the middle, half of them mirrored; False: the middle
     dropped: float = 0.1  # share of examples in which a stretch of up to 0.4 s shows no mouth
     occluded: float = 0.0  # share of examples in which something grey covers a part of the mouth for up to 1 s
     target_absent: float = 0.0  # share of mixtures asked with one stranger's mouth: the answer should be silence
@@ -54,7 +58,7 @@ class Mixtures(Dataset):
         self,
         filmed: TalkingClips,
         unfilmed: TalkingClips | None,
-        noises: np.ndarray | None,
+        noises: np.ndarray | Noises | None,
         config: MixingConfig,
         recipe: LipRecipe,
         n_items: int,
@@ -72,9 +76,7 @@ class Mixtures(Dataset):
         self.config, self.recipe = config, recipe
         self.n_items, self.seed, self.epoch = n_items, seed, epoch
         self.n_frames = round(config.segment_s * SAMPLE_RATE / SAMPLES_PER_FRAME)
-        self.augment = None
-        if config.mouths is not None:
-            self.augment = MouthAugmentation(config.mouths, principal_motions(filmed.mouths), recipe)
+        self.view = LipView(filmed, unfilmed, config.mouths, config.random_crop, recipe)
 
     def __len__(self) -> int:
         return self.n_items
@@ -89,12 +91,14 @@ class Mixtures(Dataset):
             places[1] = places[0]
         voices, pictures = [], []
         for clip, pace, place in ((first, first_pace, places[0]), (second, second_pace, places[1])):
-            voice, mouth = change_pace(clip, pace, self.n_frames, np.random.default_rng(place))
+            voice, position = draw_stretch(clip, pace, self.n_frames, np.random.default_rng(place))
             voices.append(voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4))
-            pictures.append(self._film(mouth, rng))
+            pictures.append(self._film(clip, position, rng))
         gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
         sources = np.stack([voices[0] * gain, voices[1]])  # (2, T)
         mixture = sources.sum(0)
+        for _ in range(self.config.speakers - 2):
+            mixture = mixture + self._bystander((first, second), rng)
         if self.noises is not None and rng.random() < self.config.noise:
             mixture = mixture + self._noise(mixture, rng)
         level = 0.1 / (np.sqrt(np.mean(np.square(mixture))) + 1e-8)  # a recording's usual level
@@ -107,12 +111,22 @@ class Mixtures(Dataset):
             torch.from_numpy(sources[:, None].astype(np.float32)),
         )
 
+    def _bystander(self, spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator) -> np.ndarray:
+        """A voice (T,) that nobody asks for."""
+        voice, _ = draw_stretch(self._other(spoken, rng), 1.0, self.n_frames, rng)
+        gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
+        return gain * voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4)
+
     def _stranger(self, spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator) -> np.ndarray:
         """Pictures of a mouth that says something else than either clip."""
+        clip = self._other(spoken, rng)
+        return self._film(clip, draw_stretch(clip, 1.0, self.n_frames, rng)[1], rng)
+
+    def _other(self, spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator) -> TalkingClip:
         clip = spoken[0]
         while clip.name in {other.name for other in spoken}:
             clip = self.filmed[int(rng.integers(len(self.filmed)))]
-        return self._film(change_pace(clip, 1.0, self.n_frames, rng)[1], rng)
+        return clip
 
     def _draw_pair(self, rng: np.random.Generator) -> tuple[tuple[TalkingClip, float], tuple[TalkingClip, float]]:
         """Two clips of different sentences, each with its pace."""
@@ -144,11 +158,11 @@ class Mixtures(Dataset):
             second = rng.choice(rivals) if rivals else second
         return int(first), int(second)
 
-    def _film(self, mouth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Mouth points (F, 20, 2) -> normalised pictures (F, S, S), augmented; some with a stretch without a mouth."""
-        if self.augment is None:
-            return normalise_picture(picture_mouth(mouth, self.recipe))
-        pictures = self.augment(mouth, rng)
+    def _film(self, clip: TalkingClip, position: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Normalised pictures (F, S, S) of these places in the clip; some with a stretch without a mouth."""
+        pictures = self.view(clip, position, rng)
+        if not self.view.varies:
+            return pictures
         if rng.random() < self.config.dropped:
             start = int(rng.integers(self.n_frames))
             pictures[start : start + int(rng.integers(1, 11))] = 0

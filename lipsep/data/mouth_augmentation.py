@@ -71,9 +71,14 @@ class MouthAugmentation:
         c = self.config
         if rng.random() < c.sluggish:
             motion = gaussian_filter1d(motion, rng.uniform(*c.sluggish_frames), axis=0, mode="nearest")
-        if rng.random() < c.early_or_late:
-            later = int(rng.integers(2)) * 2 - 1
-            if c.offset_frames > 1:
-                later *= int(rng.integers(1, c.offset_frames + 1))
+        if later := draw_offset(c, rng):
             motion = motion[np.clip(np.arange(len(motion)) - later, 0, len(motion) - 1)]
         return motion
+
+
+def draw_offset(config: MouthConfig, rng: np.random.Generator) -> int:
+    """By how many frames the picture is late (negative: early); 0 for most examples."""
+    if rng.random() >= config.early_or_late:
+        return 0
+    later = int(rng.integers(2)) * 2 - 1
+    return later * int(rng.integers(1, config.offset_frames + 1)) if config.offset_frames > 1 else later

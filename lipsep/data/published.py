@@ -3,7 +3,8 @@
 A name joins ``ID_gain`` of each source by ``_``, for example ``65326_00011_1.5_63303_00006_-1.5``. An ID is the path of
 the clip in its corpus with ``_`` for ``/``. A gain has a decimal point; so an ID may hold ``_`` and ``-`` of its own,
 as those of YouTube do. A folder has ``mix/NAME.wav``, ``s1/NAME.wav``, ``s2/NAME.wav``, ... and ``mouths/ID.npz``
-(``data``: uint8 (F, H, W)); ``mixture/`` and ``gt/`` are taken for ``mix/`` and ``s1/``.
+(``data``: uint8 (F, H, W)), which may also lie up to three levels above, for all splits together; ``mixture/`` and
+``gt/`` are taken for ``mix/`` and ``s1/``.
 """
 
 from __future__ import annotations
@@ -12,14 +13,11 @@ import re
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.manifest import MixtureRow
+from lipsep.data.pictures import cut, read_zipped
 from lipsep.errors import MediaError
-from lipsep.lips import LipRecipe, normalise_picture
+from lipsep.lips import normalise_picture
 from lipsep.media import load_audio
 
 _PART = re.compile(r"(?P<id>.+?)_(?P<gain>-?\d+(?:\.\d+(?:e-?\d+)?|e-?\d+))(?:_|$)")
@@ -88,6 +86,8 @@ class PublishedMixtures:
         while (more := folder / f"s{len(self._references) + 1}").is_dir():
             self._references.append(more)
         self.names = sorted(path.stem for path in self._mixtures.glob("*.wav"))
+        mouths = (place / "mouths" for place in (folder, *folder.resolve().parents[:3]))
+        self._mouths = next((place for place in mouths if place.is_dir()), folder / "mouths")
 
     @property
     def n_src(self) -> int:
@@ -103,9 +103,17 @@ class PublishedMixtures:
     def sound(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Mixture (T,) and references (n_src, T), float32, T the shortest."""
         mixture = load_audio(self._mixtures / f"{name}.wav")
-        references = [load_audio(folder / f"{name}.wav") for folder in self._references]
+        references = [load_audio(self.reference_path(name, k)) for k in range(self.n_src)]
         n_samples = min(len(mixture), *map(len, references))
         return mixture[:n_samples], np.stack([reference[:n_samples] for reference in references])
+
+    def reference_path(self, name: str, k: int) -> Path:
+        """The sound of source k, counted from 0."""
+        return self._references[k] / f"{name}.wav"
+
+    def mouth_path(self, identity: str) -> Path:
+        """The pictures of one source."""
+        return self._mouths / f"{identity}.npz"
 
     def mouth(self, name: str, identity: str, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
         """Normalised pictures (F, S, S) float32 of one source: the middle; with `rng` somewhere near it, half of them
@@ -114,77 +122,13 @@ class PublishedMixtures:
         Raises:
             MediaError: no such pictures, or too small ones.
         """
-        path = self.folder / "mouths" / f"{identity}.npz"
+        path = self.mouth_path(identity)
         if not path.is_file():
             raise MediaError(f"mixture {name}: no mouth pictures at {path}; only --estimates can be scored without")
-        with np.load(path, allow_pickle=False) as stored:
-            pictures = stored["data"]  # (F, H, W) uint8
-        rest = [side - size for side in pictures.shape[1:]]
-        if min(rest) < 0:
-            raise MediaError(f"{path}: pictures of {pictures.shape[1:]}, and the model needs {size}x{size}")
-        top, left = (side // 2 if rng is None else int(rng.integers(side + 1)) for side in rest)
-        cut = pictures[:, top : top + size, left : left + size]
-        if rng is not None and rng.random() < 0.5:
-            cut = cut[:, :, ::-1]
-        return normalise_picture(cut)
-
-
-class PublishedTraining(Dataset):
-    """Stretches of published mixtures as the training loop takes them; item `i` of epoch `e` depends on the seed, `e`
-    and `i` only.
-
-    Item: ``mixture (2, T)``, ``lips (2, F, S, S)``, ``sources (2, 1, T)``: one mixture asked with the mouths of two of
-    its talkers, drawn anew where there are more.
-    """
-
-    def __init__(
-        self, mixtures: PublishedMixtures, recipe: LipRecipe, segment_s: float, n_items: int | None, seed: int
-    ) -> None:
-        """
-        Args:
-            recipe: of the model's lip pictures: one from pixels.
-            segment_s: length of an item; a shorter mixture is followed by silence.
-            n_items: mixtures per epoch, drawn at random and augmented; None: each once, in order, as it begins.
-
-        Raises:
-            MediaError: no mixtures, names that do not tell the mouths, or lips that pictures cannot give.
-        """
-        check_pixels(mixtures.folder, recipe.name)
-        if not mixtures.names or mixtures.n_src < 2:
-            raise MediaError(
-                f"{mixtures.folder}: {len(mixtures.names)} mixtures of {mixtures.n_src} voices to train on"
-            )
-        for name in mixtures.names:
-            if len(parse_name(name)) != mixtures.n_src:
-                raise MediaError(f"{mixtures.folder}: mixture {name} does not name {mixtures.n_src} mouths and gains")
-        self.mixtures, self.recipe, self.seed, self.epoch = mixtures, recipe, seed, 0
-        self.n_frames = round(segment_s * SAMPLE_RATE / SAMPLES_PER_FRAME)
-        self.augmented = n_items is not None
-        self.n_items = len(mixtures.names) if n_items is None else n_items
-
-    def __len__(self) -> int:
-        return self.n_items
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        if index >= self.n_items:
-            raise IndexError(index)
-        names, n_src = self.mixtures.names, self.mixtures.n_src
-        rng = np.random.default_rng((self.seed, self.epoch, index)) if self.augmented else None
-        name = names[index if rng is None else int(rng.integers(len(names)))]
-        mixture, references = self.mixtures.sound(name)
-        spare = len(mixture) // SAMPLES_PER_FRAME - self.n_frames
-        start = int(rng.integers(spare + 1)) if rng is not None and spare > 0 else 0
-        asked = np.arange(2) if rng is None else rng.permutation(n_src)[:2]
-        ids = [self.mixtures.parts(name)[k][0] for k in asked]
-        pictures = [self.mixtures.mouth(name, identity, self.recipe.size, rng)[start:] for identity in ids]
-        heard = slice(start * SAMPLES_PER_FRAME, (start + self.n_frames) * SAMPLES_PER_FRAME)
-        sound = np.stack([mixture, *references[asked]])[:, heard]  # (3, T)
-        sound = np.pad(sound, ((0, 0), (0, self.n_frames * SAMPLES_PER_FRAME - sound.shape[1])))
-        return (
-            torch.from_numpy(sound[[0, 0]]),
-            torch.from_numpy(np.stack([fit_frames(picture, self.n_frames) for picture in pictures])),
-            torch.from_numpy(sound[1:, None]),
-        )
+        try:
+            return normalise_picture(cut(read_zipped(path), size, rng))
+        except MediaError as error:
+            raise MediaError(f"{path}: {error}") from None
 
 
 def check_pixels(folder: Path, recipe_name: str) -> None:

@@ -1,7 +1,9 @@
 """A corpus in shards: prepared piece by piece, so that a run that was cut off goes on with the shard it was in.
 
-``train-00000.npz``, ... hold the clips (`TalkingClips`), ``train-00000.json`` what was skipped of that shard and why.
-``plan.json`` says what the shards are made of, and ``corpus.json``, written last, what became of all.
+``train-00000.npz``, ... hold the clips (`TalkingClips`), with ``train-00000.pictures.npy`` beside them where mouths are
+kept as pictures too; of noise, ``train-00000.sounds.npy`` holds the sound (`lipsep.data.noises`).
+``train-00000.json`` tells what was skipped of that shard and why. ``plan.json`` says what the shards are made of, and
+``corpus.json``, written last, what became of all.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +24,29 @@ from lipsep.constants import FPS
 from lipsep.data.clips import TalkingClip, TalkingClips, join, pack
 from lipsep.data.filming import Hook, film_talker
 from lipsep.data.layouts import Source, find_sources
+from lipsep.data.noises import NOISE_LAYOUTS, Noises, NoiseSource, find_noises, save_noises
 from lipsep.errors import FaceError, MediaError, OutputError
 from lipsep.outputs import writing_to
 
 PLAN, SUMMARY = "plan.json", "corpus.json"
+AnySource = Source | NoiseSource
+Make = Callable[[Any], "TalkingClip | np.ndarray | str"]  # from a source to what is kept of it, or why nothing is
 
 
 def prepare_shards(
-    corpus: str, root: Path, out: Path, clips_per_shard: int = 100, processes: int = 1, hook: Hook | None = None
+    corpus: str,
+    root: Path,
+    out: Path,
+    clips_per_shard: int = 100,
+    processes: int = 1,
+    hook: Hook | None = None,
+    with_pictures: bool = False,
 ) -> dict[str, Any]:
-    """Find the mouths of every clip of a corpus; shards that an earlier run has finished are left as they are.
+    """Find the mouths of every clip of a corpus, or read every sound of a noise corpus; shards that an earlier run has
+    finished are left as they are.
+
+    Args:
+        with_pictures: keep the mouths' pictures too, not their points alone.
 
     Returns:
         What is also in ``corpus.json``: ``clips``, ``talkers`` and ``hours`` per split, and ``skipped``: clips and why.
@@ -39,15 +55,17 @@ def prepare_shards(
         MediaError: `root` does not hold such a corpus. OutputError: `out` holds shards of other clips, or cannot be
         written to.
     """
-    sources = find_sources(corpus, root)
+    of_noise = corpus in NOISE_LAYOUTS
+    sources = find_noises(corpus, root) if of_noise else find_sources(corpus, root)
+    make = _listen if of_noise else partial(_film, with_pictures=with_pictures)
     shards = _shards(sources, clips_per_shard)
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
-        _agree(out, corpus, sources, clips_per_shard)
+        _agree(out, corpus, sources, clips_per_shard, with_pictures)
         completed = 0
         for stem, members in shards.items():
             if not (out / f"{stem}.npz").is_file():
-                _fill(out / stem, members, processes, hook, completed, len(sources))
+                _fill(out / stem, members, make, processes, hook, completed, len(sources))
             completed += len(members)
         summary = {"corpus": corpus, **_summarise(out, shards)}
         _write(out / SUMMARY, summary)
@@ -70,18 +88,34 @@ def load_shards(folder: Path, split: str) -> TalkingClips:
     Raises:
         MediaError: the folder is not prepared, or has no such split.
     """
+    return join([TalkingClips.load(path) for path in _of_split(folder, split, ".npz")])
+
+
+def load_noises(folder: Path, split: str) -> Noises:
+    """The noise of a split, which stays on disk.
+
+    Raises:
+        MediaError: the folder is not prepared, or has no such noise.
+    """
+    if not (shards := _of_split(folder, split, ".sounds.npy")):
+        raise MediaError(f"{folder} holds voices, no noise: noise corpora are {', '.join(NOISE_LAYOUTS)}")
+    return Noises(shards)
+
+
+def _of_split(folder: Path, split: str, suffix: str) -> list[Path]:
+    """Its files with this ending, in order."""
     if not is_prepared(folder):
         raise MediaError(
             f"{folder} holds no prepared corpus: `lipsep prepare CORPUS ROOT -o {folder}` makes or ends it"
         )
     if split not in prepared_splits(folder):
         raise MediaError(f"{folder} has no split {split}; it has {', '.join(prepared_splits(folder))}")
-    return join([TalkingClips.load(path) for path in sorted(folder.glob(f"{split}-?????.npz"))])
+    return sorted(folder.glob(f"{split}-?????{suffix}"))
 
 
-def _shards(sources: list[Source], clips_per_shard: int) -> dict[str, list[Source]]:
+def _shards(sources: list[AnySource], clips_per_shard: int) -> dict[str, list[AnySource]]:
     """Sources of each shard, by the shard's name."""
-    shards: dict[str, list[Source]] = {}
+    shards: dict[str, list[AnySource]] = {}
     for split in sorted({source.split for source in sources}):
         members = [source for source in sources if source.split == split]
         for number, start in enumerate(range(0, len(members), clips_per_shard)):
@@ -89,54 +123,83 @@ def _shards(sources: list[Source], clips_per_shard: int) -> dict[str, list[Sourc
     return shards
 
 
-def _agree(out: Path, corpus: str, sources: list[Source], clips_per_shard: int) -> None:
+def _agree(out: Path, corpus: str, sources: list[AnySource], clips_per_shard: int, with_pictures: bool) -> None:
     names = hashlib.sha256("\n".join(f"{source.split}/{source.name}" for source in sources).encode()).hexdigest()
-    plan = {"corpus": corpus, "clips_per_shard": clips_per_shard, "n_clips": len(sources), "names_sha256": names}
+    plan = {
+        "corpus": corpus,
+        "clips_per_shard": clips_per_shard,
+        "pictures": with_pictures,
+        "n_clips": len(sources),
+        "names_sha256": names,
+    }
     if not (out / PLAN).is_file():
         _write(out / PLAN, plan)
         return
     begun = json.loads((out / PLAN).read_text(encoding="utf-8"))
     if begun != plan:
         raise OutputError(
-            f"'{out}' holds {begun['n_clips']} clips of {begun['corpus']}, {begun['clips_per_shard']} a shard, and now "
-            f"there are {len(sources)} of {corpus}, {clips_per_shard} a shard: choose another folder with -o"
+            f"'{out}' holds {_told(begun)}, and now there are {_told(plan)}: choose another folder with -o"
         )
 
 
-def _fill(path: Path, members: list[Source], processes: int, hook: Hook | None, completed: int, total: int) -> None:
+def _told(plan: dict[str, Any]) -> str:
+    pictures = " with pictures" if plan.get("pictures") else ""
+    return f"{plan['n_clips']} clips of {plan['corpus']}{pictures}, {plan['clips_per_shard']} a shard"
+
+
+def _fill(
+    path: Path,
+    members: list[AnySource],
+    make: Make,
+    processes: int,
+    hook: Hook | None,
+    completed: int,
+    total: int,
+) -> None:
     """Write one shard, what was skipped first."""
-    clips, skipped = [], []
-    for source, clip in zip(members, _film_all(members, processes), strict=True):
-        if isinstance(clip, str):
-            skipped.append({"clip": source.name, "reason": clip})
+    kept, skipped = [], []
+    for source, made in zip(members, _make_all(members, make, processes), strict=True):
+        if isinstance(made, str):
+            skipped.append({"clip": source.name, "reason": made})
         else:
-            clips.append(clip)
+            kept.append((source, made))
         completed += 1
         if hook is not None:
-            hook("filmed", completed, total)
+            hook("prepared", completed, total)
     _write(path.with_suffix(".json"), skipped)
-    pack(clips).save(path.with_suffix(".npz"))
+    if make is _listen:
+        save_noises(path.with_suffix(".npz"), [source for source, _ in kept], [sound for _, sound in kept])
+    else:
+        pack(clip for _, clip in kept).save(path.with_suffix(".npz"))
 
 
-def _film_all(members: list[Source], processes: int) -> Iterator[TalkingClip | str]:
+def _make_all(members: list[AnySource], make: Make, processes: int) -> Iterator[TalkingClip | np.ndarray | str]:
     if processes == 1:
-        yield from map(_film, members)
+        yield from map(make, members)
         return
     with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as workers:
-        yield from workers.map(_film, members)
+        yield from workers.map(make, members)
 
 
-def _film(source: Source) -> TalkingClip | str:
+def _film(source: Source, with_pictures: bool) -> TalkingClip | str:
     """A clip, or why there is none."""
     if source.missing:
         return source.missing
     try:
-        return film_talker(source.video, source.name, source.talker, source.sound)
+        return film_talker(source.video, source.name, source.talker, source.sound, with_pictures)
     except (FaceError, MediaError) as error:
         return str(error)
 
 
-def _summarise(out: Path, shards: dict[str, list[Source]]) -> dict[str, Any]:
+def _listen(source: NoiseSource) -> np.ndarray | str:
+    """A sound (T,) int16, or why there is none."""
+    try:
+        return source.read()
+    except MediaError as error:
+        return str(error)
+
+
+def _summarise(out: Path, shards: dict[str, list[AnySource]]) -> dict[str, Any]:
     splits: dict[str, dict[str, Any]] = {}
     skipped = []
     talkers: dict[str, set[str]] = {}

@@ -17,14 +17,12 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.checkpoints import save_model
 from lipsep.encoders.dp_lipcoder import DPLipCoder
-from lipsep.errors import ModelError
 from lipsep.lips import lip_recipe
-from lipsep.models import create_model
 from lipsep.training.lip_pictures import save_strip
 from lipsep.training.lip_reading import ask, watched_feed
-from lipsep.training.recipe import LipCoderPart, load_recipe
+from lipsep.training.pretraining import Pretraining
+from lipsep.training.recipe import LipCoderPart
 from lipsep.training.run import fit, load_best, make_trainer
 from lipsep.training.teachers import Teacher, taught_by, teaching_card
 
@@ -108,16 +106,9 @@ def perplexity(counts: Tensor) -> Tensor:
 
 def pretrain_coder(path: Path, resume: bool) -> Path:
     """Run a recipe's `lip_coder` part; return the folder of the model whose video encoder has learned."""
-    recipe = load_recipe(path)
-    settings = recipe.lip_coder
-    if settings is None:
-        raise ModelError(f"recipe {path} has no part 'lip_coder', so there is nothing to pretrain")
-    lightning.seed_everything(settings.seed, verbose=False)
-    model = create_model(recipe.model.name, **recipe.model.overrides)
-    encoder = getattr(model, "video_encoder", None)
-    if not isinstance(encoder, DPLipCoder):
-        raise ModelError(f"recipe {path}: lip_coder teaches a DP-LipCoder, and '{recipe.model.name}' has none")
-    feed, teacher = watched_feed(recipe, settings, lip_recipe(model.lip_recipe))
+    run = Pretraining.open(path, "lip_coder")
+    settings, encoder = run.settings, run.encoder(DPLipCoder, "a DP-LipCoder")
+    feed, teacher = watched_feed(run.recipe, settings, lip_recipe(run.model.lip_recipe))
     module = LipCoding(encoder, teacher, settings)
     watched = "val_reconstruction"
     best = ModelCheckpoint(settings.output / "checkpoints", "best", watched, mode="min", enable_version_counter=False)
@@ -127,19 +118,8 @@ def pretrain_coder(path: Path, resume: bool) -> Path:
     fit(trainer, module, feed, resume)
     load_best(module, best, "")
     scores = trainer.validate(module, feed, verbose=False)[0]
-    folder = settings.output / "model"
-    if not trainer.is_global_zero:
-        return folder
-    save_model(
-        model,
-        folder,
-        {
-            "licence": recipe.licence,
-            "provenance": f"video encoder alone, by its own pictures and {taught_by(teacher)}: {recipe.provenance}",
-            **teaching_card(teacher),
-            "validation": {name: round(value, 4) for name, value in scores.items()},
-            "recipe": path.name,
-        },
-    )
-    save_strip(settings.output, feed.validation[0][0], module.cpu().eval().give_back)
-    return folder
+    if trainer.is_global_zero:
+        learned = f"video encoder alone, by its own pictures and {taught_by(teacher)}"
+        run.export(learned, scores, teaching_card(teacher))
+        save_strip(settings.output, feed.validation[0][0], module.cpu().eval().give_back)
+    return run.folder

@@ -17,33 +17,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from lipsep.checkpoints import save_model
 from lipsep.constants import FPS
-from lipsep.data.clips import TalkingClips
-from lipsep.data.mouth_augmentation import MouthAugmentation, principal_motions
+from lipsep.data.lip_view import LipView
 from lipsep.encoders.autoencoder import FrameAutoencoder
-from lipsep.errors import ModelError
-from lipsep.lips import LipRecipe, lip_recipe, normalise_picture, picture_mouth
-from lipsep.models import create_model
+from lipsep.lips import lip_recipe
+from lipsep.training.corpora import Clips, mixing_config, prepare_clips
 from lipsep.training.feed import Feed
-from lipsep.training.recipe import LipPicturesPart, load_recipe
-from lipsep.training.run import fit, make_trainer, mixing_config, prepare_clips
+from lipsep.training.pretraining import Pretraining
+from lipsep.training.recipe import LipPicturesPart
+from lipsep.training.run import fit, make_trainer
 
 
 class WatchedMouths(Dataset):
     """Endless lip pictures (F, S, S), which depend on the seed, the epoch and the index only."""
 
-    def __init__(
-        self,
-        clips: TalkingClips,
-        augment: MouthAugmentation | None,
-        recipe: LipRecipe,
-        n_frames: int,
-        n_items: int,
-        seed: int,
-        epoch: int = 0,
-    ):
-        self.clips, self.augment, self.recipe, self.n_frames = clips, augment, recipe, n_frames
+    def __init__(self, clips: Clips, view: LipView, n_frames: int, n_items: int, seed: int, epoch: int = 0):
+        self.clips, self.view, self.n_frames = clips, view, n_frames
         self.n_items, self.seed, self.epoch = n_items, seed, epoch
 
     def __len__(self) -> int:
@@ -53,11 +42,10 @@ class WatchedMouths(Dataset):
         if index >= self.n_items:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        mouth = self.clips[int(rng.integers(len(self.clips)))].mouth
-        first = int(rng.integers(max(1, len(mouth) - self.n_frames + 1)))
-        part = np.resize(mouth[first : first + self.n_frames], (self.n_frames, *mouth.shape[1:]))
-        drawn = self.augment(part, rng) if self.augment else normalise_picture(picture_mouth(part, self.recipe))
-        return torch.from_numpy(drawn)
+        clip = self.clips[int(rng.integers(len(self.clips)))]
+        first = int(rng.integers(max(1, clip.n_frames - self.n_frames + 1)))
+        position = first + np.arange(self.n_frames) % min(self.n_frames, clip.n_frames)  # short clips again and again
+        return torch.from_numpy(self.view(clip, position, rng))
 
 
 class LipPictures(lightning.LightningModule):
@@ -89,47 +77,24 @@ class LipPictures(lightning.LightningModule):
 
 def pretrain_pictures(path: Path, resume: bool) -> Path:
     """Run a recipe's `lip_pictures` part; return the folder of the model whose autoencoder has learned."""
-    recipe = load_recipe(path)
-    settings = recipe.lip_pictures
-    if settings is None:
-        raise ModelError(f"recipe {path} has no part 'lip_pictures', so there is nothing to pretrain")
-    lightning.seed_everything(settings.seed, verbose=False)
-    model = create_model(recipe.model.name, **recipe.model.overrides)
-    encoder = getattr(model, "video_encoder", None)
-    if not isinstance(encoder, FrameAutoencoder):
-        raise ModelError(f"recipe {path}: lip_pictures teaches an autoencoder, and '{recipe.model.name}' has none")
-    training, validation, _, _ = prepare_clips(recipe.data)
-    mixing, pictures = mixing_config(recipe.data), lip_recipe(model.lip_recipe)
-    augment = None
-    if mixing.mouths is not None:
-        augment = MouthAugmentation(mixing.mouths, principal_motions(training.mouths), pictures)
+    run = Pretraining.open(path, "lip_pictures")
+    settings, encoder = run.settings, run.encoder(FrameAutoencoder, "an autoencoder")
+    training, validation, _, _ = prepare_clips(run.recipe.data)
+    mixing, pictures = mixing_config(run.recipe.data), lip_recipe(run.model.lip_recipe)
     n_frames, n_items = round(mixing.segment_s * FPS), settings.steps_per_epoch * settings.accumulate * settings.batch
-    held_out = WatchedMouths(validation, None, pictures, n_frames, settings.validation_examples, settings.seed + 1)
-    feed = Feed(
-        WatchedMouths(training, augment, pictures, n_frames, n_items, settings.seed),
-        held_out,
-        settings.batch,
-        settings.workers,
-        default_collate,
-    )
+    varied = LipView(training, None, mixing.mouths, mixing.random_crop, pictures)
+    as_they_are = LipView(validation, None, None, False, pictures)
+    learn = WatchedMouths(training, varied, n_frames, n_items, settings.seed)
+    held_out = WatchedMouths(validation, as_they_are, n_frames, settings.validation_examples, settings.seed + 1)
+    feed = Feed(learn, held_out, settings.batch, settings.workers, default_collate)
     trainer = make_trainer(settings.output, settings, [])
     fit(trainer, LipPictures(encoder, settings), feed, resume)
-    folder = settings.output / "model"
-    if not trainer.is_global_zero:
-        return folder
-    save_model(
-        model,
-        folder,
-        {
-            "licence": recipe.licence,
-            "provenance": f"autoencoder alone, taught to give lip pictures back: {recipe.provenance}",
-            "validation": {"val_error": round(float(trainer.callback_metrics["val_error"]), 4)},
-            "recipe": path.name,
-        },
-    )
-    encoder.eval()
-    save_strip(settings.output, held_out[0], lambda lips: encoder.decode(encoder(lips)))
-    return folder
+    if trainer.is_global_zero:
+        learned = "autoencoder alone, taught to give lip pictures back"
+        run.export(learned, {"val_error": trainer.callback_metrics["val_error"]})
+        encoder.eval()
+        save_strip(settings.output, held_out[0], lambda lips: encoder.decode(encoder(lips)))
+    return run.folder
 
 
 @torch.inference_mode()

@@ -18,18 +18,18 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from lipsep.checkpoints import save_model
 from lipsep.constants import FPS
 from lipsep.data.clips import TalkingClips
+from lipsep.data.lip_view import LipView
 from lipsep.data.mixing import MixingConfig
-from lipsep.data.mouth_augmentation import MouthAugmentation, principal_motions
 from lipsep.data.pace import draw_stretch, frames_at
-from lipsep.errors import ModelError
-from lipsep.lips import LipRecipe, lip_recipe, normalise_picture, picture_mouth
-from lipsep.models import SeparationModel, create_model
+from lipsep.lips import LipRecipe, lip_recipe
+from lipsep.models import SeparationModel
+from lipsep.training.corpora import Clips, mixing_config, plain, prepare_clips
 from lipsep.training.feed import Feed
-from lipsep.training.recipe import LipCoderPart, LipReadingPart, Recipe, load_recipe
-from lipsep.training.run import fit, make_trainer, mixing_config, plain, prepare_clips
+from lipsep.training.pretraining import Pretraining
+from lipsep.training.recipe import LipCoderPart, LipReadingPart, Recipe
+from lipsep.training.run import fit, make_trainer
 from lipsep.training.teachers import (
     StoredTargets,
     StoredTeacher,
@@ -49,7 +49,7 @@ class WatchedVoices(Dataset):
 
     def __init__(
         self,
-        filmed: TalkingClips,
+        filmed: Clips,
         unfilmed: TalkingClips | None,
         config: MixingConfig,
         recipe: LipRecipe,
@@ -60,12 +60,10 @@ class WatchedVoices(Dataset):
     ):
         """targets: of the filmed and of the unfilmed clips."""
         self.filmed, self.unfilmed, self.config = filmed, unfilmed, config
-        self.recipe, self.n_items, self.seed, self.epoch = recipe, n_items, seed, epoch
+        self.n_items, self.seed, self.epoch = n_items, seed, epoch
         self.targets = targets
         self.n_frames = round(config.segment_s * FPS)
-        self.augment = None
-        if config.mouths is not None:
-            self.augment = MouthAugmentation(config.mouths, principal_motions(filmed.mouths), recipe)
+        self.view = LipView(filmed, unfilmed, config.mouths, config.random_crop, recipe)
 
     def __len__(self) -> int:
         return self.n_items
@@ -80,9 +78,7 @@ class WatchedVoices(Dataset):
         number = int(rng.integers(len(corpus)))
         clip = corpus[number]
         voice, position = draw_stretch(clip, pace, self.n_frames, rng)
-        mouth = frames_at(clip.mouth, position)
-        plain = self.augment is None
-        pictures = normalise_picture(picture_mouth(mouth, self.recipe)) if plain else self.augment(mouth, rng)
+        pictures = self.view(clip, position, rng)
         heard = voice if targets is None else frames_at(targets[number], position)
         return torch.from_numpy(pictures), torch.from_numpy(heard.astype(np.float32))
 
@@ -147,7 +143,7 @@ def watched_feed(recipe: Recipe, settings: LipReadingPart | LipCoderPart, lips: 
     return Feed(learn, check, settings.batch, settings.workers, default_collate), teacher
 
 
-def _store(teacher: Teacher, folder: Path, corpora: dict[str, TalkingClips | None]) -> dict[str, StoredTargets]:
+def _store(teacher: Teacher, folder: Path, corpora: dict[str, Clips | None]) -> dict[str, StoredTargets]:
     teacher.to("cuda" if torch.cuda.is_available() else "cpu")
     with Console(stderr=True).status("asking the teacher") as status:
 
@@ -163,29 +159,12 @@ def _store(teacher: Teacher, folder: Path, corpora: dict[str, TalkingClips | Non
 
 def pretrain_lips(path: Path, resume: bool) -> Path:
     """Run a recipe's `lip_reading` part; return the folder of the model whose video branch has learned."""
-    recipe = load_recipe(path)
-    settings = recipe.lip_reading
-    if settings is None:
-        raise ModelError(f"recipe {path} has no part 'lip_reading', so there is nothing to pretrain")
-    lightning.seed_everything(settings.seed, verbose=False)
-    model = create_model(recipe.model.name, **recipe.model.overrides)
-    feed, teacher = watched_feed(recipe, settings, lip_recipe(model.lip_recipe))
-    module = LipReading(model, teacher, settings)
-    folder = settings.output
-    trainer = make_trainer(folder, settings, [])
+    run = Pretraining.open(path, "lip_reading")
+    feed, teacher = watched_feed(run.recipe, run.settings, lip_recipe(run.model.lip_recipe))
+    module = LipReading(run.model, teacher, run.settings)
+    trainer = make_trainer(run.settings.output, run.settings, [])
     fit(trainer, module, feed, resume)
-    if not trainer.is_global_zero:
-        return folder / "model"
-    scores = {"val_explained": round(float(trainer.callback_metrics["val_explained"]), 3)}
-    save_model(
-        model,
-        folder / "model",
-        {
-            "licence": recipe.licence,
-            "provenance": f"video branch alone, {taught_by(teacher)}: {recipe.provenance}",
-            **teaching_card(teacher),
-            "validation": scores,
-            "recipe": path.name,
-        },
-    )
-    return folder / "model"
+    if trainer.is_global_zero:
+        scores = {"val_explained": trainer.callback_metrics["val_explained"]}
+        run.export(f"video branch alone, {taught_by(teacher)}", scores, teaching_card(teacher))
+    return run.folder

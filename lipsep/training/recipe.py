@@ -38,11 +38,13 @@ class SyntheticPart(_Strict):
 
 
 class DataPart(_Strict):
-    """Which corpora, and how they are mixed (`lipsep.data.mixing.MixingConfig`): `filmed` ones or `synthetic` ones."""
+    """Which corpora, and how they are mixed (`lipsep.data.mixing`): `published`, `filmed` or `synthetic`."""
 
     synthetic: SyntheticPart | None = None
-    filmed: Path | None = None  # folder of video clips, one talker in each picture
-    filmed_test_prefixes: tuple[str, ...] = ()  # names that begin so are never trained on
+    published: Path | None = None  # finished mixtures, wav16k/min with tr/ and cv/; of `mixing` they know the length
+    filmed: Path | None = None  # what `lipsep prepare` wrote, or a folder of video clips, one talker in each picture
+    # A prepared corpus has splits of its own. Where there are none, names that begin so are never trained on:
+    filmed_test_prefixes: tuple[str, ...] = ()
     filmed_validation_prefixes: tuple[str, ...] = ()
     unfilmed: Path | None = None  # folder of speech files; names begin with the talker's id and '-'
     noises: Path | None = None  # folder of noise files; names begin with the class and '_'
@@ -51,10 +53,12 @@ class DataPart(_Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> DataPart:
-        if (self.filmed is None) == (self.synthetic is None):
-            raise ValueError("needs either 'filmed' (a folder of clips) or 'synthetic' (talkers made up), not both")
-        if self.filmed and not (self.prepared and self.filmed_test_prefixes and self.filmed_validation_prefixes):
-            raise ValueError("'filmed' needs 'filmed_test_prefixes', 'filmed_validation_prefixes' and 'prepared'")
+        if sum(corpus is not None for corpus in (self.filmed, self.synthetic, self.published)) != 1:
+            raise ValueError(
+                "needs either 'filmed' (a folder of clips), 'published' (of mixtures) or 'synthetic' (talkers made up)"
+            )
+        if self.published and (self.unfilmed or self.noises):
+            raise ValueError("'published' mixtures are finished: leave 'unfilmed' and 'noises' out")
         return self
 
 
@@ -187,7 +191,7 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     pretraining = [content.get(part) or {} for part in ("lip_reading", "lip_pictures", "lip_coder")]
     with_output = [(part, ("output",)) for part in (content, *pretraining)]
     teachers = [(part.get("teacher") or {}, ("weights", "targets")) for part in pretraining]
-    parts = [(data, ("filmed", "unfilmed", "noises", "prepared")), *with_output, *teachers]
+    parts = [(data, ("published", "filmed", "unfilmed", "noises", "prepared")), *with_output, *teachers]
     model = content.get("model", {})
     if str(model.get("initial_weights", "")).startswith("."):
         model["initial_weights"] = str((folder / model["initial_weights"]).resolve())

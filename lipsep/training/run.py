@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from pathlib import Path
-from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from rich.console import Console
 
 from lipsep.checkpoints import load_model, save_model
-from lipsep.data.clips import TalkingClips
-from lipsep.data.mixing import MixingConfig, Mixtures, collate
-from lipsep.data.mouth_augmentation import MouthConfig
-from lipsep.data.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
-from lipsep.data.synthetic import synthetic_corpus, with_foreign_mouths
 from lipsep.errors import ModelError
-from lipsep.lips import LipRecipe, lip_recipe
+from lipsep.lips import lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
 from lipsep.models import create_model
 from lipsep.training.callbacks import SaveOnSigterm
+from lipsep.training.corpora import prepare_feed
 from lipsep.training.feed import Feed
-from lipsep.training.recipe import DataPart, LoopPart, Recipe, SyntheticPart, TrainingPart, load_recipe
+from lipsep.training.recipe import LoopPart, TrainingPart, load_recipe
 from lipsep.training.separation import SeparationTraining
 
 
@@ -125,94 +117,3 @@ def _callbacks(settings: TrainingPart, best: ModelCheckpoint) -> list[lightning.
     if settings.schedule == "plateau":
         callbacks += [best, EarlyStopping("val_si_snri", 0.0, settings.stop_after_epochs, mode="max")]
     return callbacks
-
-
-def prepare_feed(recipe: Recipe, lips: LipRecipe) -> Feed:
-    """The recipe's corpora as training and validation mixtures; prepares on disk what is not there yet."""
-    settings = recipe.training
-    training, validation, unfilmed, noises = prepare_clips(recipe.data)
-    mixing = mixing_config(recipe.data)
-    n_items = settings.steps_per_epoch * settings.accumulate * settings.batch_mixtures
-    return Feed(
-        Mixtures(training, unfilmed, noises, mixing, lips, n_items, settings.seed),
-        Mixtures(validation, None, None, plain(mixing), lips, settings.validation_mixtures, seed=settings.seed + 1),
-        settings.batch_mixtures,
-        settings.workers,
-        collate,
-    )
-
-
-def prepare_clips(data: DataPart) -> tuple[TalkingClips, TalkingClips, TalkingClips | None, np.ndarray | None]:
-    """Clips to train on and to validate on, unfilmed voices with made mouths, noises."""
-    with Console(stderr=True).status("preparing corpora") as status:
-
-        def hook(step: str, completed: int, total: int | None) -> None:
-            status.update(f"preparing corpora: {step} {completed}/{total}")
-
-        training, validation = synthetic_split(data.synthetic) if data.synthetic else filmed_split(data, hook)
-        unfilmed = unfilmed_corpus(data.unfilmed, training, data.prepared, hook) if data.unfilmed else None
-        noises = noise_corpus(data.noises, hook) if data.noises else None
-    return training, validation, unfilmed, noises
-
-
-def mixing_config(data: DataPart) -> MixingConfig:
-    """The recipe's changes to how examples are drawn.
-
-    Raises:
-        ModelError: it changes what there is not.
-    """
-    values = dict(data.mixing)
-    if values.get("mouths") is not None:
-        values["mouths"] = _checked(MouthConfig, values["mouths"], "data.mixing.mouths")
-    return _checked(MixingConfig, values, "data.mixing")
-
-
-def plain(mixing: MixingConfig) -> MixingConfig:
-    """Two filmed clips as they are, for validation."""
-    return MixingConfig(
-        segment_s=mixing.segment_s,
-        filmed_pairs=1.0,
-        alike=1.0,
-        own_pace=1.0,
-        aligned=1.0,
-        crossed_pairs=0.0,
-        noise=0.0,
-        mouths=None,
-    )
-
-
-def _checked(config_class: type, values: dict[str, Any], where: str) -> Any:
-    known = {field.name for field in dataclasses.fields(config_class)}
-    if unknown := set(values) - known:
-        raise ModelError(f"recipe: {where} has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
-    return config_class(**values)
-
-
-def filmed_split(data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:
-    """Training and validation clips of the recipe's filmed corpus."""
-    filmed = filmed_corpus(data.filmed, data.prepared, hook)
-    return split_by_prefix(filmed, data.filmed_test_prefixes, data.filmed_validation_prefixes)
-
-
-def synthetic_split(part: SyntheticPart) -> tuple[TalkingClips, TalkingClips]:
-    """Training and validation clips of different synthetic talkers."""
-    n_talkers = part.talkers + part.held_out_talkers
-    clips = synthetic_corpus(n_talkers, part.clips_per_talker, part.clip_s, part.seed)
-    if part.foreign_mouths:
-        clips = with_foreign_mouths(clips)
-    n_training = part.talkers * part.clips_per_talker
-    return clips.select(range(n_training)), clips.select(range(n_training, len(clips)))
-
-
-def split_by_prefix(
-    clips: TalkingClips, test_prefixes: tuple[str, ...], validation_prefixes: tuple[str, ...]
-) -> tuple[TalkingClips, TalkingClips]:
-    """Training and validation clips; those whose names begin with a test prefix are in neither."""
-    kept = [index for index, name in enumerate(clips.names) if not name.startswith(test_prefixes)]
-    validation = [index for index in kept if clips.names[index].startswith(validation_prefixes)]
-    training = sorted(set(kept) - set(validation))
-    if len(training) < 2 or len(validation) < 2:
-        raise ModelError(
-            f"recipe: {len(training)} clips to train on and {len(validation)} to validate; needs 2 of each"
-        )
-    return clips.select(training), clips.select(validation)

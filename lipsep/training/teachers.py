@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from lipsep.constants import SAMPLES_PER_FRAME
 from lipsep.data.clips import TalkingClip, TalkingClips
+from lipsep.data.lip_view import whole_clip
 from lipsep.data.sound_to_mouth import N_MELS, LogMel
 from lipsep.encoders.av_hubert import load_av_hubert
 from lipsep.errors import ModelError
-from lipsep.lips import LipRecipe, lip_recipe, normalise_picture, picture_mouth
+from lipsep.lips import LipRecipe, lip_recipe
 from lipsep.training.recipe import TeacherPart
 
 MELS_PER_FRAME = 4  # spectra per video frame
@@ -174,7 +175,7 @@ def _targets_of(teacher: Teacher, clip: TalkingClip) -> np.ndarray:
     device = next(chain(teacher.parameters(), teacher.buffers())).device
     lips = torch.empty(1, clip.n_frames, 0, 0)
     if teacher.lip_recipe is not None:
-        lips = torch.from_numpy(normalise_picture(picture_mouth(clip.mouth, lip_recipe(teacher.lip_recipe))))[None]
+        lips = torch.from_numpy(whole_clip(clip, teacher.lip_recipe))[None]
     voice = torch.from_numpy(clip.voice[: clip.n_frames * SAMPLES_PER_FRAME])[None]
     return teacher(lips.to(device), voice.to(device))[0].cpu().numpy().astype(np.float16)
 

@@ -1,0 +1,98 @@
+"""Filmed mouths of training clips: pictures as the field stores them, of which a model sees the middle or near it.
+
+They stay on disk, 0.8 GB for an hour, and each example reads the frames that it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lipsep.errors import MediaError
+from lipsep.lips import CROP_SIZE
+
+
+class Pictures(Protocol):
+    """Mouth pictures of one clip: an array, or what reads them from a file."""
+
+    def __getitem__(self, frames: np.ndarray) -> np.ndarray:
+        """Frames (n,) int of the clip -> uint8 (n, H, W)."""
+
+
+@dataclass(frozen=True)
+class StoredPictures:
+    """Pictures of one clip in an ``.npy`` file, uint8 (frames, 96, 96), that holds many clips."""
+
+    path: Path
+    first: int
+    n_frames: int
+
+    def __len__(self) -> int:
+        return self.n_frames
+
+    def __getitem__(self, frames: np.ndarray) -> np.ndarray:
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)[self.first + np.asarray(frames)]
+
+
+@dataclass(frozen=True)
+class ZippedPictures:
+    """Pictures of one clip in an ``.npz`` file (``data``: uint8 (F, H, W)); after the last frame follows the last."""
+
+    path: Path
+
+    def __getitem__(self, frames: np.ndarray) -> np.ndarray:
+        pictures = read_zipped(self.path)
+        return pictures[np.minimum(frames, len(pictures) - 1)]
+
+
+def read_zipped(path: Path) -> np.ndarray:
+    """All pictures of a published ``.npz`` file: uint8 (F, H, W).
+
+    Raises:
+        MediaError: there is no such file.
+    """
+    if not path.is_file():
+        raise MediaError(f"no mouth pictures at {path}")
+    with np.load(path, allow_pickle=False) as stored:
+        return stored["data"]
+
+
+def cut(pictures: np.ndarray, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """The middle of pictures; with `rng` somewhere near it, half of them mirrored, as the field trains.
+
+    Shape: (F, H, W) -> (F, size, size).
+
+    Raises:
+        MediaError: they are smaller than that.
+    """
+    rest = [side - size for side in pictures.shape[1:]]
+    if min(rest) < 0:
+        raise MediaError(
+            f"mouth pictures of {pictures.shape[1]}x{pictures.shape[2]}, and the model needs {size}x{size}"
+        )
+    top, left = (side // 2 if rng is None else int(rng.integers(side + 1)) for side in rest)
+    part = pictures[:, top : top + size, left : left + size]
+    return part[:, :, ::-1] if rng is not None and rng.random() < 0.5 else part
+
+
+def save_pictures(path: Path, clips: Sequence[Pictures], n_frames: np.ndarray) -> None:
+    """Write the pictures of clips end to end, complete or not at all, with one clip in memory at a time."""
+    partial = path.with_name(f".{path.name}.partial.npy")
+    shape = (int(n_frames.sum()), CROP_SIZE, CROP_SIZE)
+    stored = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+    first = 0
+    for pictures, n in zip(clips, n_frames, strict=True):
+        stored[first : first + n] = pictures[np.arange(n)]
+        first += n
+    stored.flush()
+    partial.replace(path)
+
+
+def stored_pictures(path: Path, n_frames: np.ndarray) -> list[StoredPictures]:
+    """What `save_pictures` wrote, one for each clip."""
+    first = np.concatenate([[0], np.cumsum(n_frames)])
+    return [StoredPictures(path, int(start), int(n)) for start, n in zip(first, n_frames, strict=False)]

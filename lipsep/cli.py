@@ -12,6 +12,7 @@ import typer
 import lipsep
 from lipsep.commands.compare import compare
 from lipsep.commands.evaluate import evaluate
+from lipsep.commands.mixtures import mixtures
 from lipsep.commands.plot import plot
 from lipsep.commands.prepare import prepare
 from lipsep.commands.pretrain import pretrain
@@ -98,6 +99,7 @@ app.command()(compare)
 app.command()(profile)
 app.add_typer(plot, name="plot")
 app.command()(prepare)
+app.command()(mixtures)
 app.command()(pretrain)
 
 

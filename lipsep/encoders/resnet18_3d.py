@@ -14,37 +14,13 @@ import re
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lipsep.encoders.base import VideoEncoder, register_encoder
+from lipsep.encoders.front_conv import FRONT_FRAMES, FrontConv
+from lipsep.layers.picture_conv import FoldedNorm, PictureConv, conv_norm
 
 CHANNELS = (64, 128, 256, 512)
-FRONT_FRAMES = 5  # that the first convolution sees together
 BLOCKS_PER_STAGE = 2
-
-
-class FrontConv(nn.Module):
-    """Convolution over 5 frames and 7 x 7 pixels, stride 2 in space, batch norm, PReLU, max pooling.
-
-    The five neighbouring frames become the input channels of a 2-D convolution.
-
-    Shape: (B, F, S, S) -> (B * F, 64, S / 4, S / 4).
-    """
-
-    def __init__(self, slope_per_channel: bool) -> None:
-        super().__init__()
-        self.weight = nn.Conv3d(
-            1, CHANNELS[0], (FRONT_FRAMES, 7, 7), bias=False
-        ).weight  # for PyTorch's own initialisation
-        self.norm = nn.BatchNorm2d(CHANNELS[0])
-        self.act = nn.PReLU(CHANNELS[0] if slope_per_channel else 1)
-
-    def forward(self, lips: Tensor) -> Tensor:
-        n_taps = self.weight.shape[2]
-        frames = F.pad(lips, (0, 0, 0, 0, n_taps // 2, n_taps // 2)).unfold(1, n_taps, 1)  # (B, F, S, S, 5)
-        frames = frames.flatten(0, 1).movedim(-1, 1)  # (B * F, 5, S, S)
-        x = F.conv2d(frames, self.weight.squeeze(1), stride=2, padding=3)  # (B * F, 64, S / 2, S / 2)
-        return F.max_pool2d(self.act(self.norm(x)), kernel_size=3, stride=2, padding=1)
 
 
 class BasicBlock(nn.Module):
@@ -52,15 +28,15 @@ class BasicBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int, prelu: bool, bias: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=bias)
-        self.norm1 = nn.BatchNorm2d(c_out)
+        self.conv1 = PictureConv(c_in, c_out, 3, stride, padding=1, bias=bias)
+        self.norm1 = FoldedNorm(self.conv1)
         self.act1 = nn.PReLU(c_out) if prelu else nn.ReLU()
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=bias)
-        self.norm2 = nn.BatchNorm2d(c_out)
+        self.conv2 = PictureConv(c_out, c_out, 3, padding=1, bias=bias)
+        self.norm2 = FoldedNorm(self.conv2)
         self.act2 = nn.PReLU(c_out) if prelu else nn.ReLU()
         self.shortcut = nn.Identity()
         if stride != 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+            self.shortcut = nn.Sequential(*conv_norm(c_in, c_out, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm2(self.conv2(self.act1(self.norm1(self.conv1(x)))))
@@ -86,7 +62,7 @@ class ResNet18Lips(VideoEncoder):
     ) -> None:
         super().__init__()
         self.lip_size, self.lip_recipe = lip_size, lip_recipe
-        self.front = FrontConv(slope_per_channel=prelu)
+        self.front = FrontConv(CHANNELS[0], nn.PReLU(CHANNELS[0] if prelu else 1))
         blocks, c_in = [], CHANNELS[0]
         for stage, c_out in enumerate(CHANNELS):
             for block in range(BLOCKS_PER_STAGE):
@@ -101,8 +77,7 @@ class ResNet18Lips(VideoEncoder):
 
     def forward(self, lips: Tensor, wanted: slice = slice(None)) -> Tensor:
         """wanted: of which pictures; the others are context (in a stream)."""
-        x = self.front(lips)  # (B * F, 64, S / 4, S / 4)
-        x = x.unflatten(0, lips.shape[:2])[:, wanted].flatten(0, 1)
+        x = self.front(lips, wanted)  # (B * F, 64, S / 4, S / 4)
         for block in self.trunk:
             x = block(x)
         x = x.mean((2, 3))  # (B * F, 512)

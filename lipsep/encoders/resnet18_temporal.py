@@ -10,11 +10,12 @@ the lip recipe `mouth_112` does it with 0.421 and 0.165, and from an aligned fac
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipsep.encoders.base import VideoEncoder, register_encoder
+from lipsep.encoders.front_conv import FrontConv
+from lipsep.layers.picture_conv import FoldedNorm, PictureConv
 
 _STAGES = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))  # channels in, channels out, stride
 _EPS, _MOMENTUM = 1e-3, 0.01  # of the ResNet's batch norms
@@ -29,12 +30,11 @@ class ResidualPair(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
-        self.conv1a = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
-        self.conv2a, self.conv1b, self.conv2b = (nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False) for _ in range(3))
-        self.shortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
-        self.norm1a, self.norm2a, self.norm1b, self.norm2b = (
-            nn.BatchNorm2d(c_out, _EPS, _MOMENTUM) for _ in range(4)
-        )  # fmt: skip
+        self.conv1a = PictureConv(c_in, c_out, 3, stride, 1, bias=False)
+        self.conv2a, self.conv1b, self.conv2b = (PictureConv(c_out, c_out, 3, 1, 1, bias=False) for _ in range(3))
+        self.shortcut = PictureConv(c_in, c_out, 1, stride, bias=False)
+        self.norm1a, self.norm1b = (FoldedNorm(conv, _EPS, _MOMENTUM) for conv in (self.conv1a, self.conv1b))
+        self.norm2a, self.norm2b = (nn.BatchNorm2d(c_out, _EPS, _MOMENTUM) for _ in range(2))  # of sums
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.conv2a(F.relu(self.norm1a(self.conv1a(x))))
@@ -75,16 +75,13 @@ class TemporalResNet(VideoEncoder):
     def __init__(self, lip_size: int = 112, lip_recipe: str = "mouth_112") -> None:
         super().__init__()
         self.lip_size, self.lip_recipe = lip_size, lip_recipe
-        self.conv = nn.Conv3d(1, 64, (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False)
-        self.norm = nn.BatchNorm3d(64, _EPS, _MOMENTUM)
+        self.front = FrontConv(64, nn.ReLU(), _EPS, _MOMENTUM)
         self.stages = nn.ModuleList(ResidualPair(*sizes) for sizes in _STAGES)
         self.reduce = nn.Linear(512, self.feature_dim, bias=False)
         self.temporal = nn.Sequential(*(TemporalBlock(self.feature_dim, 512) for _ in range(5)))
-        self.stages.to(memory_format=torch.channels_last)
 
     def forward(self, lips: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(lips.unsqueeze(1))))  # (B, 64, F, 56, 56)
-        x = F.max_pool2d(x.transpose(1, 2).flatten(0, 1), 3, 2, 1)  # (B * F, 64, 28, 28)
+        x = self.front(lips)  # (B * F, 64, 28, 28)
         for stage in self.stages:
             x = stage(x)  # (B * F, 512, 4, 4) after the last
         x = self.reduce(x.mean((2, 3))).unflatten(0, lips.shape[:2])  # (B, F, 256)
@@ -108,4 +105,6 @@ def published_key(name: str) -> str:
     if part == "temporal":
         index, layer, rest = rest.split(".", 2)
         return f"visual_conv.{index}.{_TEMPORAL[layer]}.{rest}"
-    return {"conv": "v_frontend.frontend3D.0.", "norm": "v_frontend.frontend3D.1.", "reduce": "v_ds."}[part] + rest
+    if part == "front":
+        return "v_frontend.frontend3D." + ("0.weight" if rest == "weight" else rest.replace("norm", "1"))
+    return f"v_ds.{rest}"

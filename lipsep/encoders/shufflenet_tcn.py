@@ -11,9 +11,10 @@ import re
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lipsep.encoders.base import VideoEncoder, register_encoder
+from lipsep.encoders.front_conv import FrontConv
+from lipsep.layers.picture_conv import FoldedNorm, PictureConv, conv_norm
 
 _FRONT_CHANNELS = 24
 _STAGES = ((116, 4), (232, 8), (464, 4))  # channels, blocks; the first block of each halves the picture
@@ -22,12 +23,11 @@ _DILATIONS = (1, 2, 4, 8)  # frames
 
 
 def _pointwise(c_in: int, c_out: int) -> list[nn.Module]:
-    return [nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
+    return [*conv_norm(c_in, c_out, 1), nn.ReLU()]
 
 
 def _depthwise(channels: int, stride: int) -> list[nn.Module]:
-    conv = nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
-    return [conv, nn.BatchNorm2d(channels)]
+    return conv_norm(channels, channels, 3, stride, padding=1, groups=channels)
 
 
 class ShuffleBlock(nn.Module):
@@ -47,15 +47,16 @@ class ShuffleBlock(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Two dilated convolutions over time, added to the input. Shape: (B, C, F) -> (B, C', F)."""
+    """Two dilated convolutions over time, added to the input. Shape: (B, C, 1, F) -> (B, C', 1, F)."""
 
     def __init__(self, c_in: int, c_out: int, dilation: int, dropout: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv1d(c_in, c_out, 3, padding=dilation, dilation=dilation)
-        self.norm1, self.act1 = nn.BatchNorm1d(c_out), nn.PReLU(c_out)
-        self.conv2 = nn.Conv1d(c_out, c_out, 3, padding=dilation, dilation=dilation)
-        self.norm2, self.act2 = nn.BatchNorm1d(c_out), nn.PReLU(c_out)
-        self.shortcut = nn.Conv1d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        over_time = {"kernel_size": (1, 3), "padding": (0, dilation), "dilation": (1, dilation)}
+        self.conv1 = PictureConv(c_in, c_out, **over_time)
+        self.norm1, self.act1 = FoldedNorm(self.conv1), nn.PReLU(c_out)
+        self.conv2 = PictureConv(c_out, c_out, **over_time)
+        self.norm2, self.act2 = FoldedNorm(self.conv2), nn.PReLU(c_out)
+        self.shortcut = PictureConv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.act = nn.PReLU(c_out)
         self.dropout = nn.Dropout(dropout)
 
@@ -81,11 +82,7 @@ class ShuffleNetTCN(VideoEncoder):
     def __init__(self, lip_size: int = 88, lip_recipe: str = "mouth_88", dropout: float = 0.2) -> None:
         super().__init__()
         self.lip_size, self.lip_recipe = lip_size, lip_recipe
-        self.front = nn.Sequential(
-            nn.Conv3d(1, _FRONT_CHANNELS, (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False),
-            nn.BatchNorm3d(_FRONT_CHANNELS),
-            nn.PReLU(_FRONT_CHANNELS),
-        )
+        self.front = FrontConv(_FRONT_CHANNELS, nn.PReLU(_FRONT_CHANNELS))
         blocks, c_in = [], _FRONT_CHANNELS
         for c_out, n_blocks in _STAGES:
             for block in range(n_blocks):
@@ -93,24 +90,24 @@ class ShuffleNetTCN(VideoEncoder):
                 c_in = c_out
         self.blocks = nn.Sequential(*blocks)
         self.expand = nn.Sequential(*_pointwise(c_in, _FRAME_CHANNELS))
-        for frame_layers in (self.blocks, self.expand):
-            frame_layers.to(memory_format=torch.channels_last)
         sizes = [_FRAME_CHANNELS] + [self.feature_dim] * len(_DILATIONS)
         self.temporal = nn.Sequential(
             *(TemporalBlock(sizes[k], sizes[k + 1], d, dropout) for k, d in enumerate(_DILATIONS))
         )
 
     def forward(self, lips: Tensor) -> Tensor:
-        x = self.front(lips.unsqueeze(1)).transpose(1, 2).flatten(0, 1)  # (B * F, 24, S / 2, S / 2)
-        x = self.expand(self.blocks(F.max_pool2d(x, 3, 2, 1)))  # (B * F, 1024, S / 32, S / 32)
+        x = self.front(lips)  # (B * F, 24, S / 4, S / 4)
+        x = self.expand(self.blocks(x))  # (B * F, 1024, S / 32, S / 32)
         x = x.mean((2, 3)).unflatten(0, lips.shape[:2])  # (B, F, 1024)
-        return self.temporal(x.mT).mT
+        return self.temporal(x.mT.unsqueeze(2)).squeeze(2).mT
 
 
 register_encoder("shufflenet_tcn", ShuffleNetTCN)
 
 _KEYS = (
-    (r"^front\.", "frontend3D."),
+    (r"^front\.weight", "frontend3D.0.weight"),
+    (r"^front\.norm", "frontend3D.1"),
+    (r"^front\.act", "frontend3D.2"),
     (r"^blocks\.(\d+)\.shortcut\.", r"trunk.0.\1.banch1."),
     (r"^blocks\.(\d+)\.branch\.", r"trunk.0.\1.banch2."),
     (r"^expand\.", "trunk.1."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -18,11 +19,17 @@ class Arranged(nn.Module):
         """The parameters as the forward pass wants them."""
         raise NotImplementedError
 
+    @property
+    def is_arranged(self) -> bool:
+        """Whether what was kept may be used: the layer was not moved since, and nobody wants gradients."""
+        if self._kept is None or torch.is_grad_enabled():
+            return False
+        kept, now = self._kept[0], next(self.parameters())
+        return kept.device == now.device and kept.dtype == now.dtype
+
     def arranged(self) -> tuple[Tensor, ...]:
         """What was kept by `prepare_for_inference`, or made now."""
-        if self._kept is None or self._kept[0].device != next(self.parameters()).device:
-            return self.arrange()
-        return self._kept
+        return self._kept if self.is_arranged else self.arrange()
 
     def prepare_for_inference(self) -> None:
         """Keep the arrangement until the layer trains, or gets other weights."""

@@ -36,16 +36,26 @@ _FEED_FORWARD: Rules = (
     (r"contract", "decoder.full_layer.2"),
     (r"norm_out", "decoder.full_layer.3.norm"),
 )
+
+
+def block_rules(conv: str, norm: str, act: str) -> Rules:
+    """The layers of a block around its recurrence and attention, where a convolution, its norm and its activation are
+    released under these names."""
+    return (
+        (r"gateway\.act", f"gateway.{act}"),
+        (r"gateway\.(weight|bias)", rf"gateway.{conv}.\1"),
+        (r"project\.", f"projection.{conv}."),
+        (r"norm", f"projection.{norm}"),
+        (r"act", f"projection.{act}"),
+        (r"out\.", f"residual_conv.{conv}."),
+        (r"scales", "downsample_layers"),
+        (r"injections", "fusion_layers"),
+        (r"ascent", "concat_layers"),
+    )
+
+
 _BLOCK: Rules = (
-    (r"gateway\.act", "gateway.full_layer.4"),
-    (r"gateway\.(weight|bias)", r"gateway.full_layer.2.\1"),
-    (r"project\.", "projection.full_layer.2."),
-    (r"norm", "projection.full_layer.3"),
-    (r"act", "projection.full_layer.4"),
-    (r"out", "residual_conv.full_layer.2"),
-    (r"scales", "downsample_layers"),
-    (r"injections", "fusion_layers"),
-    (r"ascent", "concat_layers"),
+    *block_rules("full_layer.2", "full_layer.3", "full_layer.4"),
     (r"((?:downsample|fusion|concat)_layers.*)\.0\.(\w+)$", r"\1.full_layer.2.\2"),
     (r"((?:downsample|fusion|concat)_layers.*)\.1\.(\w+)$", r"\1.full_layer.3.\2"),
 )
@@ -74,6 +84,15 @@ def renamed(name: str, rules: Rules) -> str:
     return name
 
 
+def injection_key(name: str) -> str:
+    """With the released names of the layers inside an injection, where `name` is one of its."""
+    head, _, rest = name.partition(".")
+    if head not in ("fusion_layers", "concat_layers"):
+        return name
+    index, _, rest = rest.partition(".")
+    return f"{head}.{index}.{renamed(rest, _INJECTION)}"
+
+
 def separator_key(name: str) -> str | None:
     """The released key of one of RTFSNet's state-dict keys; None for the video encoder's."""
     head, _, rest = name.partition(".")
@@ -93,11 +112,7 @@ def _block_key(name: str, video: bool) -> str:
             part, rules = (("MHSA", _VIDEO_ATTENTION), ("FFN", _FEED_FORWARD))[int(index)]
             return f"globalatt.0.{part}.{renamed(rest, rules)}"
         return f"globalatt.{index}.{renamed(rest, ATTENTION if index == '2' else PATH)}"
-    name = renamed(name, _BLOCK)
-    head, _, rest = name.partition(".")
-    if head in ("fusion_layers", "concat_layers"):
-        index, _, rest = rest.partition(".")
-        name = f"{head}.{index}.{renamed(rest, _INJECTION)}"
+    name = injection_key(renamed(name, _BLOCK))
     if not video and ".full_layer.3." in name:  # a global norm, where the video block has a batch norm
         name = name.replace(".full_layer.3.", ".full_layer.3.norm.")
     return name

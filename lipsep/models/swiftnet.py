@@ -49,7 +49,7 @@ from lipsep.models.layers.time_frequency import (
 )
 from lipsep.models.published import PublishedFile, register_published, within
 from lipsep.models.registry import register_model
-from lipsep.models.rtfsnet_published import ATTENTION, PATH, Rules, renamed
+from lipsep.models.rtfsnet_published import ATTENTION, PATH, Rules, block_rules, injection_key, renamed
 
 EPS = 1e-8  # of norms
 MAGNITUDE_EPS = 1.1920929e-07  # of the magnitude's square
@@ -316,17 +316,8 @@ def swiftnet_6() -> SwiftNetConfig:
 
 # --- The authors' weights --------------------------------------------------------------------------------------------
 
-_INJECTION: Rules = ((r"fine", "local_embedding"), (r"content", "global_embedding"), (r"gate", "global_gate"))
 _BLOCK: Rules = (
-    (r"gateway\.act", "gateway.act"),
-    (r"gateway\.(weight|bias)", r"gateway.conv.\1"),
-    (r"project\.", "projection.conv."),
-    (r"norm", "projection.norm"),
-    (r"act", "projection.act"),
-    (r"out\.", "residual_conv.conv."),
-    (r"scales", "downsample_layers"),
-    (r"injections", "fusion_layers"),
-    (r"ascent", "concat_layers"),
+    *block_rules("conv", "norm", "act"),
     (r"rnn\.layers\.(\d+)\.carry_weight\.0", r"rnn.rnn_lst.\1.weight_c"),
     (r"rnn\.layers\.(\d+)\.(weight|bias)\.0", r"rnn.rnn_lst.\1.\2"),
 )
@@ -370,12 +361,7 @@ def separator_key(name: str) -> str | None:
     ):
         if part == ours:
             return f"separator.audio_net.{theirs}.{renamed(inner, rules)}"
-    name = renamed(renamed(rest, _BLOCK), _NORMS)
-    head, _, rest = name.partition(".")
-    if head in ("fusion_layers", "concat_layers"):
-        index, _, rest = rest.partition(".")
-        name = f"{head}.{index}.{renamed(rest, _INJECTION)}"
-    return "separator.audio_net." + name
+    return "separator.audio_net." + injection_key(renamed(renamed(rest, _BLOCK), _NORMS))
 
 
 def _as_published(_: Mapping[str, Tensor]) -> dict[str, Any]:

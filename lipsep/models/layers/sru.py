@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipsep.models.layers.arranged import Arranged
+from lipsep.layers.arranged import Arranged
 
 
 class SRULayer(Arranged):

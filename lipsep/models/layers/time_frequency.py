@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.models.layers.arranged import Arranged
+from lipsep.layers.arranged import Arranged
 from lipsep.models.layers.memory import Memory
 from lipsep.models.layers.sru import SRU
 from lipsep.models.layers.waveform import overlap_add

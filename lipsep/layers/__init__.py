@@ -1,0 +1,1 @@
+"""Layers that video encoders and models share; they know of neither."""

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast train-toy lint bench results clean
+.PHONY: demo test test-fast test-ray train-toy lint bench results clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lipsep demo
@@ -13,6 +13,11 @@ test: $(VENV)/.installed
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow"
+
+# Ray takes 410 MB, therefore it is not part of `make test`
+test-ray: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	$(BIN)/python -m pytest tests/test_ray.py
 
 train-toy: $(VENV)/.installed
 	$(BIN)/lipsep train --restart recipes/toy/dolphin_toy.yaml

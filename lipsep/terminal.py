@@ -28,6 +28,11 @@ STEP_NAMES = {
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps; auto is CUDA where there is one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads to use; default: all.")]
 
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Share the work out by Ray: local (all cores or GPUs of this machine), or a cluster's address."),
+]
+
 
 class Stopped(BaseException):
     """Ctrl-C or a request to end: unwinds everything, so that temporary files go. (typer would swallow the usual one.)

@@ -1,4 +1,4 @@
-"""Separating many files with several processes, and the log of it."""
+"""Separating many files with several processes, here or on a cluster, and the log of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lipsep.batch.inputs import Task
 from lipsep.batch.process import Outcome, WorkerProcess
+from lipsep.cluster import on_ray
 from lipsep.outputs import writing_to
 
 LOG = "batch.jsonl"
@@ -82,6 +84,51 @@ def run_tasks(
                 thread.join()
         for worker in workers:
             worker.close()
+
+
+def run_tasks_on_ray(
+    address: str,
+    tasks: Sequence[Task],
+    options: Mapping[str, Any],
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    weights: Sequence[str] = (),
+    n_jobs: int | None = None,
+    time_limit_s: float | None = None,
+) -> Iterator[tuple[Task, Outcome]]:
+    """`run_tasks` on a Ray cluster, whose machines see the same files under the same names.
+
+    Args:
+        address: see `lipsep.cluster.on_ray`.
+        threads: of each process; None: 1.
+        n_jobs: processes; None: one per graphics processor where `device` allows and there are any, else one per core.
+
+    Raises:
+        LipsepError: the model cannot be loaded, or the cluster cannot be used.
+    """
+    if model is not None and Path(model).exists():
+        model = str(Path(model).absolute())
+    settings = {"model": model, "device": device, "threads": threads or 1}
+    settings["weights"] = [str(Path(path).absolute()) for path in weights]
+    asked = {Task(task.source.absolute(), task.out.absolute()): task for task in tasks}
+    make_work = partial(_separating, settings, dict(options), time_limit_s)
+    gpus = device.startswith(("auto", "cuda"))
+    for task, outcome in on_ray(address, list(asked), make_work, n_actors=n_jobs, threads=threads or 1, gpus=gpus):
+        yield asked[task], outcome
+
+
+def _separating(
+    settings: Mapping[str, Any], options: Mapping[str, Any], time_limit_s: float | None
+) -> Callable[[Task], Outcome]:
+    worker = WorkerProcess(**settings)
+
+    def separate(task: Task) -> Outcome:
+        worker.start()  # a model that cannot be loaded ends it all
+        return worker.separate(task.source, task.out, options, time_limit_s=time_limit_s)
+
+    return separate
 
 
 class BatchLog:

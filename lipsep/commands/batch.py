@@ -1,4 +1,4 @@
-"""`lipsep separate` for folders and with --jobs: bars, a line for each file, and a summary."""
+"""`lipsep separate` for folders, with --jobs and with --ray: bars, a line for each file, and a summary."""
 
 from __future__ import annotations
 
@@ -30,30 +30,31 @@ def separate_batch(
     device: str,
     threads: int | None,
     weights: Sequence[Path],
-    n_jobs: int,
+    n_jobs: int | None,
     time_limit_s: float | None,
+    ray: str | None,
 ) -> None:
     """Separate many files, tell what becomes of each, and sum up.
+
+    Args:
+        n_jobs: processes; None: 1, or with `ray` as many as its machines have room for.
+        ray: address of a cluster, see `lipsep.cluster.on_ray`; None: this machine alone.
 
     Raises:
         OutputError: some files failed, or OUT cannot be written. ModelError: the model cannot be loaded.
     """
-    from lipsep.batch.run import BatchLog, run_tasks
+    from lipsep.batch.run import BatchLog, run_tasks, run_tasks_on_ray
 
     log, start_s = BatchLog(out), time.monotonic()
-    n_jobs = min(n_jobs, len(tasks))
-    with _bars(len(tasks), n_jobs) as (progress, advance):
-        outcomes = run_tasks(
-            tasks,
-            options,
-            model=model,
-            device=device,
-            threads=threads or max(1, _n_processors() // n_jobs),
-            weights=[str(path) for path in weights],
-            n_jobs=n_jobs,
-            time_limit_s=time_limit_s,
-            progress=progress,
-        )
+    common = {"model": model, "device": device, "weights": [str(path) for path in weights]}
+    common["time_limit_s"] = time_limit_s
+    n_here = 0 if ray else min(n_jobs or 1, len(tasks))
+    with _bars(len(tasks), n_here) as (progress, advance):
+        if ray:
+            outcomes = run_tasks_on_ray(ray, tasks, options, threads=threads, n_jobs=n_jobs, **common)
+        else:
+            threads = threads or max(1, _n_processors() // n_here)
+            outcomes = run_tasks(tasks, options, threads=threads, n_jobs=n_here, progress=progress, **common)
         for task, outcome in outcomes:
             Stopped.check()
             log.add(task, outcome)

@@ -10,7 +10,7 @@ import typer
 from lipsep.batch.inputs import find_tasks
 from lipsep.commands.batch import separate_batch
 from lipsep.errors import LipsepError, ModelError, OutputError
-from lipsep.terminal import Device, Threads, account, complain, open_separator, progress
+from lipsep.terminal import Device, Ray, Threads, account, complain, open_separator, progress
 
 
 def separate(
@@ -59,17 +59,18 @@ def separate(
         int | None, typer.Option(min=1, help="Separate so many files at a time, each in a process of its own.")
     ] = None,
     time_limit: Annotated[
-        float | None, typer.Option(min=1, help="Give up a file after so many seconds; with --jobs or a folder.")
+        float | None, typer.Option(min=1, help="Give up a file after so many seconds; with --jobs, --ray or a folder.")
     ] = None,
     published_input: Annotated[list[Path] | None, typer.Option("--input", hidden=True)] = None,
     published_cuda_device: Annotated[int | None, typer.Option("--cuda-device", hidden=True)] = None,
+    ray: Ray = None,
     published_config: Annotated[Path | None, typer.Option("--config", hidden=True)] = None,
 ) -> None:
     """Separate the voices of everyone who is visible in each INPUT.
 
     OUT/FILE/ receives speaker_1.wav, speaker_1.mp4, ..., residual.wav (what nobody visible said), overview.png (who is
-    who) and report.json. Finished work is left alone unless --overwrite is given. With a folder as INPUT, or --jobs,
-    failures and crashes stay with their file, and OUT/batch.jsonl tells what became of each.
+    who) and report.json. Finished work is left alone unless --overwrite is given. With a folder as INPUT, --jobs or
+    --ray, failures and crashes stay with their file, and OUT/batch.jsonl tells what became of each.
     """
     sources = [*(inputs or []), *(published_input or [])]
     if not sources:
@@ -91,7 +92,7 @@ def separate(
         "save_artifacts": save_artifacts,
         "streaming": streaming,
     }
-    if jobs or any(source.is_dir() for source in sources):
+    if jobs or ray or any(source.is_dir() for source in sources):
         separate_batch(
             tasks,
             out,
@@ -100,7 +101,7 @@ def separate(
             device=device,
             threads=threads,
             weights=weights or [],
-            n_jobs=jobs or 1,
+            n_jobs=jobs,
             time_limit_s=time_limit,
         )
         return
@@ -108,6 +109,7 @@ def separate(
 
     failed = 0
     for source, folder in ((task.source, task.out) for task in tasks):
+            ray=ray,
         try:
             with progress(source.name) as hook:
                 result = separator(source, folder, **options, hook=hook)

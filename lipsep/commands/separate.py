@@ -58,12 +58,12 @@ def separate(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Separate so many files at a time, each in a process of its own.")
     ] = None,
+    ray: Ray = None,
     time_limit: Annotated[
         float | None, typer.Option(min=1, help="Give up a file after so many seconds; with --jobs, --ray or a folder.")
     ] = None,
     published_input: Annotated[list[Path] | None, typer.Option("--input", hidden=True)] = None,
     published_cuda_device: Annotated[int | None, typer.Option("--cuda-device", hidden=True)] = None,
-    ray: Ray = None,
     published_config: Annotated[Path | None, typer.Option("--config", hidden=True)] = None,
 ) -> None:
     """Separate the voices of everyone who is visible in each INPUT.
@@ -103,13 +103,13 @@ def separate(
             weights=weights or [],
             n_jobs=jobs,
             time_limit_s=time_limit,
+            ray=ray,
         )
         return
     separator = open_separator(model, device, threads, weights or [])
 
     failed = 0
     for source, folder in ((task.source, task.out) for task in tasks):
-            ray=ray,
         try:
             with progress(source.name) as hook:
                 result = separator(source, folder, **options, hook=hook)

@@ -104,11 +104,24 @@ def test_pictures_may_be_late_but_are_never_blended(corpus):
     assert (np.diff(greys) == 1).all() and set(greys[:, 0]) == {7, 8, 9, 11, 12, 13}
 
 
-def test_what_the_pictures_cannot_give_is_drawn_or_refused(corpus):
+def test_what_the_pictures_cannot_give_is_drawn(corpus):
     drawn = LipView(corpus, None, None, True, lip_recipe("mesh_88"))(corpus[0], np.arange(5), np.random.default_rng(0))
     np.testing.assert_array_equal(drawn, whole_clip(corpus[0], "mesh_88")[:5])
-    with pytest.raises(MediaError, match="leave 'unfilmed' out"):
-        LipView(corpus, pack([counting("c", 0, as_pictures=False)]), None, True, MOUTH_88)
+    unfilmed = pack([counting("c", 0, as_pictures=False)])
+    view = LipView(corpus, unfilmed, None, True, MOUTH_88)
+    drawn = view(unfilmed[0], np.arange(5), np.random.default_rng(0))
+    np.testing.assert_array_equal(drawn, whole_clip(unfilmed[0], "mouth_88")[:5])
+
+
+def test_contrast_varies_between_examples_not_within(corpus):
+    plain, varied = (LipView(corpus, None, None, False, MOUTH_88, contrast) for contrast in (0.0, 0.3))
+    gains = []
+    for seed in range(20):
+        seen, changed = (v(corpus[0], np.arange(5), np.random.default_rng(seed)) for v in (plain, varied))
+        gain = changed / seen
+        np.testing.assert_allclose(gain, gain[0, 0, 0], rtol=1e-5)
+        gains.append(gain[0, 0, 0])
+    assert 0.7 <= min(gains) < 0.85 and 1.15 < max(gains) <= 1.3
 
 
 def test_several_bystanders_may_be_heard_whom_nobody_asks_for(corpus):

@@ -8,15 +8,14 @@ from lipsep.data.clips import TalkingClip, TalkingClips
 from lipsep.data.mouth_augmentation import MouthAugmentation, MouthConfig, draw_offset, principal_motions
 from lipsep.data.pace import frames_at
 from lipsep.data.pictures import cut
-from lipsep.errors import MediaError
 from lipsep.lips import LipRecipe, lip_recipe, normalise_picture, picture_mouth
 
 
 class LipView:
     """Lip pictures of stretches of clips, float32 (F, S, S), normalised.
 
-    A recipe of pixels gets the filmed mouth where the corpus holds pictures: the middle, or for training a cut near it,
-    half of them mirrored. All else is drawn from the mouth's points.
+    A recipe of pixels gets the filmed mouth where the clip has pictures: the middle, or for training a cut near it,
+    half of them mirrored, in stronger or weaker contrast. All else is drawn from the mouth's points.
     """
 
     def __init__(
@@ -26,6 +25,7 @@ class LipView:
         mouths: MouthConfig | None,
         random_crop: bool,
         recipe: LipRecipe,
+        contrast: float = 0.0,
     ):
         """
         Args:
@@ -33,22 +33,14 @@ class LipView:
             mouths: how drawn mouths vary; filmed ones are early or late as it says. None: neither.
             random_crop: whether the cut of filmed mouths varies.
             recipe: how the model's lip pictures are made.
-
-        Raises:
-            MediaError: the corpora do not hold what the recipe needs.
+            contrast: of filmed mouths, by which share it varies.
         """
-        self.mouths, self.random_crop, self.recipe = mouths, random_crop, recipe
+        self.mouths, self.random_crop, self.recipe, self.contrast = mouths, random_crop, recipe, contrast
         self.from_pixels = recipe.source == "pixels" and filmed.pictures is not None
+        drawn = unfilmed if self.from_pixels else filmed
         self.augment = None
-        if not self.from_pixels:
-            points = filmed.mouths
-            if mouths is not None:
-                self.augment = MouthAugmentation(mouths, principal_motions(points), recipe)
-        elif unfilmed is not None:
-            raise MediaError(
-                f"a model with lips by recipe '{recipe.name}' watches pixels, which voices without a film have not: "
-                "leave 'unfilmed' out of the recipe, or choose a model with a mesh_ or points_ recipe"
-            )
+        if mouths is not None and drawn is not None:
+            self.augment = MouthAugmentation(mouths, principal_motions(drawn.mouths), recipe)
 
     @property
     def varies(self) -> bool:
@@ -58,7 +50,7 @@ class LipView:
     def __call__(self, clip: TalkingClip, position: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """position: (F,) places in the clip, in frames, from `lipsep.data.pace.draw_stretch`; pictures between two
         frames are the nearer one."""
-        if not self.from_pixels:
+        if not self.from_pixels or clip.pictures is None:
             mouth = frames_at(clip.mouth, position)  # (F, 20, 2)
             return (
                 normalise_picture(picture_mouth(mouth, self.recipe)) if not self.augment else self.augment(mouth, rng)
@@ -67,7 +59,8 @@ class LipView:
             position = position - draw_offset(self.mouths, rng)
         frames = np.clip(np.round(position), 0, clip.n_frames - 1).astype(np.int64)
         pictures = clip.pictures[frames]  # (F, 96, 96)
-        return normalise_picture(cut(pictures, self.recipe.size, rng if self.random_crop else None))
+        seen = normalise_picture(cut(pictures, self.recipe.size, rng if self.random_crop else None))
+        return seen * np.float32(1 + rng.uniform(-self.contrast, self.contrast)) if self.contrast else seen
 
 
 def whole_clip(clip: TalkingClip, recipe_name: str) -> np.ndarray:

@@ -42,6 +42,7 @@ class MixingConfig:
     own_voice: float = 0.25  # among mixtures of two unfilmed voices: both are stretches of one recording
     mouths: MouthConfig | None = field(default_factory=MouthConfig)  # None: mouths as they are
     random_crop: bool = True  # filmed mouths: cut near the middle, half of them mirrored; False: the middle
+    contrast: float = 0.0  # of filmed mouths, by which share it varies
     dropped: float = 0.1  # share of examples in which a stretch of up to 0.4 s shows no mouth
     occluded: float = 0.0  # share of examples in which something grey covers a part of the mouth for up to 1 s
     target_absent: float = 0.0  # share of mixtures asked with one stranger's mouth: the answer should be silence
@@ -76,7 +77,7 @@ class Mixtures(Dataset):
         self.config, self.recipe = config, recipe
         self.n_items, self.seed, self.epoch = n_items, seed, epoch
         self.n_frames = round(config.segment_s * SAMPLE_RATE / SAMPLES_PER_FRAME)
-        self.view = LipView(filmed, unfilmed, config.mouths, config.random_crop, recipe)
+        self.view = LipView(filmed, unfilmed, config.mouths, config.random_crop, recipe, config.contrast)
 
     def __len__(self) -> int:
         return self.n_items

@@ -3,6 +3,14 @@
 from lipsep.encoders.base import VideoEncoder, create_encoder, encoder_for, list_encoders, register_encoder
 
 # isort: split
-from lipsep.encoders import autoencoder, dp_lipcoder, mouth_points, resnet18_3d, resnet18_temporal, shufflenet_tcn  # noqa: F401  (they register their encoders)
+from lipsep.encoders import (  # noqa: F401  (they register their encoders)
+    autoencoder,
+    dp_lipcoder,
+    mouth_pixels,
+    mouth_points,
+    resnet18_3d,
+    resnet18_temporal,
+    shufflenet_tcn,
+)
 
 __all__ = ["VideoEncoder", "create_encoder", "encoder_for", "list_encoders", "register_encoder"]

@@ -172,12 +172,13 @@ class LinearSpaceAttention(nn.Module):
         return x + self.to_out(out.mT).view_as(x)
 
     def _attend(self, pixels: Tensor) -> Tensor:
-        heads = (-1, LINEAR_HEAD_DIM, pixels.shape[-1])
+        heads = (LINEAR_HEADS * pixels.shape[0], LINEAR_HEAD_DIM, pixels.shape[2])
         q = (self.to_q.weight * LINEAR_HEAD_DIM**-0.5 @ pixels).view(heads)  # (frames * heads, 8, N)
         k, v = (part.reshape(heads) for part in (self.to_kv.weight @ pixels).chunk(2, dim=1))
         v = F.pad(v, (0, 0, 0, 1), value=1.0)  # (frames * heads, 9, N): the ones give the normaliser
         out = v.sum(2, keepdim=True) + (v @ k.mT) @ q + (v @ self._products(k).mT * self.shares) @ self._products(q)
-        return (out[:, :-1] / out[:, -1:].clamp(min=1e-5)).view(len(pixels), -1, heads[-1])
+        out = out[:, :LINEAR_HEAD_DIM] / out[:, LINEAR_HEAD_DIM:].clamp(min=1e-5)
+        return out.view(pixels.shape[0], LINEAR_HEADS * LINEAR_HEAD_DIM, heads[2])
 
     def _products(self, x: Tensor) -> Tensor:
         return x.index_select(1, self.first) * x.index_select(1, self.second)  # (frames * heads, 36, N)

@@ -63,7 +63,7 @@ class WatchedVoices(Dataset):
         self.n_items, self.seed, self.epoch = n_items, seed, epoch
         self.targets = targets
         self.n_frames = round(config.segment_s * FPS)
-        self.view = LipView(filmed, unfilmed, config.mouths, config.random_crop, recipe)
+        self.view = LipView(filmed, unfilmed, config.mouths, config.random_crop, recipe, config.contrast)
 
     def __len__(self) -> int:
         return self.n_items

@@ -109,7 +109,9 @@ def filmed_split(data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips
             "'filmed_test_prefixes' of those to leave alone"
         )
     if "train" in splits:
-        return split_by_prefix(load_shards(data.filmed, "train"), (), data.filmed_validation_prefixes)
+        return split_by_prefix(
+            load_shards(data.filmed, "train"), data.filmed_test_prefixes, data.filmed_validation_prefixes
+        )
     if not splits and data.prepared is None:
         raise ModelError(
             f"recipe: '{data.filmed}' is not prepared: name a folder 'prepared' to keep what is found there"

@@ -26,8 +26,9 @@ class PackedLinear(Arranged, nn.Linear):
         """The weights in oneDNN's own order where it has one."""
         return (packed_matrix(self.weight),)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self._kept[0], self.bias) if self.is_arranged else super().forward(x)
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """plus: (..., C'), added to the result."""
+        return linear(x, self.arranged()[0] if self.is_arranged else self.weight, self.bias, plus)
 
 
 def packed_matrix(weight: Tensor) -> Tensor:
@@ -35,8 +36,11 @@ def packed_matrix(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach()) if onednn_takes(weight) else weight
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear map with weights from `packed_matrix`. Shape: (..., C) -> (..., C')."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None = None) -> Tensor:
+    """A linear map with weights as they are or from `packed_matrix`, and `plus` added. Shape: (..., C) -> (..., C')."""
     if not weight.is_mkldnn:
-        return F.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        y = F.linear(x, weight, bias)
+        return y if plus is None else plus + y
+    if plus is None:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.binary(x, plus, weight, bias, "add")

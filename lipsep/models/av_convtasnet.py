@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, resnet18_3d
 from lipsep.errors import ModelError
+from lipsep.layers.packed_linear import PackedLinear
 from lipsep.models.base import SeparationModel
 from lipsep.models.layers.afrcnn import StretchedLinear
 from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm
@@ -103,19 +104,19 @@ class TemporalBlock(nn.Module):
     def __init__(self, config: AVConvTasNetConfig, dilation: int) -> None:
         super().__init__()
         c = config
-        self.expand = nn.Linear(c.channels, c.hidden)
+        self.expand = PackedLinear(c.channels, c.hidden)
         self.act_in = nn.PReLU()
         self.norm_in = GlobalNorm(c.hidden, eps=1e-5)
         self.depthwise = DilatedConv(c.hidden, c.block_kernel, dilation)
         self.norm_out = GlobalNorm(c.hidden, eps=1e-5)
         self.act_out = nn.PReLU()
-        self.contract = nn.Linear(c.hidden, c.channels)
+        self.contract = PackedLinear(c.hidden, c.channels)
         self.unused_skip = nn.Linear(c.hidden, c.channels) if c.as_published else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm_in(self.act_in(self.expand(x)))  # (B, T, H)
         y = self.act_out(self.norm_out(self.depthwise(y)))
-        return x + self.contract(y)
+        return self.contract(y, plus=x)
 
 
 def stacks(config: AVConvTasNetConfig, n_stacks: int) -> nn.Sequential:
@@ -146,11 +147,11 @@ class AVConvTasNet(SeparationModel):
         )
         self.audio_encoder = FilterbankEncoder(c.audio_channels, c.kernel, c.kernel // 2, bias=True)
         self.audio_norm = nn.LayerNorm(c.audio_channels)
-        self.audio_projection = nn.Linear(c.audio_channels, c.channels)
+        self.audio_projection = PackedLinear(c.audio_channels, c.channels)
         self.before = stacks(c, c.stacks_before)
-        self.fusion = StretchedLinear(c.channels + c.video_channels, c.channels)
+        self.fusion = StretchedLinear((c.channels, c.video_channels), c.channels)
         self.after = stacks(c, c.stacks_after)
-        self.mask = nn.Linear(c.channels, c.audio_channels)
+        self.mask = PackedLinear(c.channels, c.audio_channels)
         self.audio_decoder = FilterbankDecoder(c.audio_channels, c.kernel, c.kernel // 2, bias=True)
         self.dead_parameters = ("*.unused_skip.*",) if c.as_published else ()
 

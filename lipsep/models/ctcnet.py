@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, resnet18_3d
 from lipsep.errors import ModelError
+from lipsep.layers.packed_linear import PackedLinear
 from lipsep.models.base import SeparationModel
 from lipsep.models.layers.afrcnn import (
     AFRCNN,
@@ -72,7 +73,7 @@ class ThalamicFusion(nn.Module):
 
     def __init__(self, channels: int, video_channels: int) -> None:
         super().__init__()
-        both = channels + video_channels
+        both = (channels, video_channels)
         self.to_audio = PointwiseNorm(both, channels, batch_norm=False, act=False)
         self.to_video = PointwiseNorm(both, video_channels, batch_norm=False, act=False)
 
@@ -131,7 +132,7 @@ class CTCNet(SeparationModel):
         self.video_projection = nn.Conv1d(video_encoder.feature_dim, c.video_channels, 3, padding=1)
         self.audio_encoder = FilterbankEncoder(c.audio_channels, c.kernel, c.stride, padding)
         self.audio_norm = GlobalNorm(c.audio_channels, eps=1e-8)
-        self.audio_projection = nn.Linear(c.audio_channels, c.channels)
+        self.audio_projection = PackedLinear(c.audio_channels, c.channels)
         self.separator = Separator(c)
         self.masks = ReLUMasks(c.channels, c.audio_channels, n_src=1)
         self.audio_decoder = FilterbankDecoder(c.audio_channels, c.kernel, c.stride, padding, more=c.stride - 1)

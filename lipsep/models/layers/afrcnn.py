@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function
 
+from lipsep.layers.packed_linear import PackedLinear, linear, packed_matrix
 from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, stretch_to
 
 
@@ -27,30 +27,48 @@ def stretched_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor | Non
     """
     if has_torch_function(parts):
         return handle_torch_function(stretched_linear, parts, parts, weight, bias, length)
+    return _mixed(parts, weight.split([part.shape[-1] for part in parts], dim=1), bias, length)
+
+
+def _mixed(parts: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, length: int) -> Tensor:
     mixed = None
-    weights = weight.split([part.shape[-1] for part in parts], dim=1)
     for part, share in sorted(zip(parts, weights, strict=True), key=lambda pair: -pair[0].shape[1]):
         part = stretch_to(part, length) if part.shape[1] > length else part
         if mixed is None:
-            mixed = stretch_to(F.linear(part, share, bias), length)
-        else:
-            mixed = mixed + stretch_to(F.linear(part, share), length)
+            mixed = stretch_to(linear(part, share, bias), length)
+        elif part.shape[1] == length:
+            mixed = linear(part, share, None, plus=mixed)
+        elif length % part.shape[1]:
+            mixed = mixed + stretch_to(linear(part, share, None), length)
+        else:  # each step to all that repeat it
+            mixed = mixed.unflatten(1, (part.shape[1], -1)) + linear(part, share, None).unsqueeze(2)
+            mixed = mixed.flatten(1, 2)
     return mixed
 
 
-class StretchedLinear(nn.Linear):
-    """The layer of `stretched_linear`. Shape: parts (B, T_i, C_i) with sum C_i = in_features -> (B, length, C)."""
+class StretchedLinear(PackedLinear):
+    """The layer of `stretched_linear`. Shape: parts (B, T_i, C_i) with C_i = sizes[i] -> (B, length, C)."""
+
+    def __init__(self, sizes: Sequence[int], c_out: int) -> None:
+        super().__init__(sum(sizes), c_out)
+        self.sizes = tuple(sizes)
+
+    def arrange(self) -> tuple[Tensor, ...]:
+        """Each part's share of the weights."""
+        return tuple(packed_matrix(share.contiguous()) for share in self.weight.split(self.sizes, dim=1))
 
     def forward(self, parts: Sequence[Tensor], length: int) -> Tensor:
+        if self.is_arranged:
+            return _mixed(parts, self.arranged(), self.bias, length)
         return stretched_linear(parts, self.weight, self.bias, length)
 
 
 class PointwiseNorm(nn.Module):
     """`StretchedLinear`, norm, PReLU. Shape: parts (B, T_i, C_i) -> (B, length, C)."""
 
-    def __init__(self, c_in: int, c_out: int, batch_norm: bool, act: bool = True) -> None:
+    def __init__(self, sizes: Sequence[int], c_out: int, batch_norm: bool, act: bool = True) -> None:
         super().__init__()
-        self.linear = StretchedLinear(c_in, c_out)
+        self.linear = StretchedLinear(sizes, c_out)
         self.norm = BatchNorm(c_out) if batch_norm else GlobalNorm(c_out, eps=1e-8)
         self.act = nn.PReLU() if act else nn.Identity()
 
@@ -80,16 +98,16 @@ class AFRCNN(nn.Module):
         self, c_in: int, hidden: int, c_out: int, n_scales: int = 5, kernel: int = 5, batch_norm: bool = False
     ) -> None:
         super().__init__()
-        self.expand = PointwiseNorm(c_in, hidden, batch_norm)
+        self.expand = PointwiseNorm([c_in], hidden, batch_norm)
         self.scales = nn.ModuleList(
             DepthwiseNorm(hidden, kernel, 1 if i == 0 else 2, batch_norm) for i in range(n_scales)
         )
         self.lower = nn.ModuleList(DepthwiseNorm(hidden, kernel, 2, batch_norm) for _ in range(n_scales - 1))
         self.merge = nn.ModuleList(
-            PointwiseNorm((3 - (i == 0) - (i == n_scales - 1)) * hidden, hidden, batch_norm) for i in range(n_scales)
+            PointwiseNorm([hidden] * (3 - (i == 0) - (i == n_scales - 1)), hidden, batch_norm) for i in range(n_scales)
         )
-        self.gather = PointwiseNorm(n_scales * hidden, hidden, batch_norm)
-        self.contract = nn.Linear(hidden, c_out)
+        self.gather = PointwiseNorm([hidden] * n_scales, hidden, batch_norm)
+        self.contract = PackedLinear(hidden, c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         time = x.shape[1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lipsep.layers.packed_linear import PackedLinear
+
 
 class ReLUMasks(nn.Module):
     """PReLU, pointwise map, ReLU, times the encoded mixture: one masked mixture per voice.
@@ -14,7 +16,7 @@ class ReLUMasks(nn.Module):
     def __init__(self, c_in: int, c_out: int, n_src: int) -> None:
         super().__init__()
         self.act = nn.PReLU()
-        self.linear = nn.Linear(c_in, n_src * c_out)
+        self.linear = PackedLinear(c_in, n_src * c_out)
         self.n_src = n_src
 
     def forward(self, features: Tensor, encoded: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from lipsep.models import SeparationModel, create_model, model_config
 from lipsep.profiling import count_macs, count_parameters
 from lipsep.training.recipe import load_recipe
 
+DOCS = Path(__file__).resolve().parents[1] / "docs/ablations.md"
 FOLDER = Path(__file__).resolve().parents[1] / "recipes/dolphin"
 NAMES = ["dolphin", *sorted(path.stem for path in FOLDER.glob("table*.yaml"))]
 FULL_SIZE = 7_000_448
@@ -87,21 +90,43 @@ def test_parameters_are_those_of_the_paper(name, published):
         assert round(found, 2) == expected
 
 
-@pytest.mark.parametrize("name", ["dolphin", "table8_av_tdanet_1", "table8_av_tdanet_8", "table8_av_tdanet_16"])
+@cache
+def macs_g(name: str) -> tuple[float, float]:
+    """Of one second, in all and of the video encoder, by the paper's rules."""
+    hooks = count_macs(build(name), 16_000).hooks
+    return hooks.total / 1e9, (hooks.total - hooks.without_video_encoder) / 1e9
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "table6_conv1d"])
 def test_macs_are_those_of_the_paper(name, published):
-    found = count_macs(build(name), 16_000).hooks.total / 1e9
-    assert found == pytest.approx(cell(published, name, "macs_g"), rel=0.015)
+    """Table 6 contradicts itself, see docs/ablations.md."""
+    allowed = 0.15 if name in ("dolphin", "table5_no_la") else 0.03  # of global attention the rules see less
+    assert macs_g(name)[0] == pytest.approx(cell(published, name, "macs_g"), abs=allowed)
 
 
 @pytest.mark.parametrize(
     ("name", "encoder"),
     [("dolphin", "dp_lipcoder"), ("table1_resnet18_3d", "resnet18_3d"), ("table1_lipcoder", "lipcoder")],
 )
-def test_video_encoders_have_the_parameters_of_table_1(name, encoder, published):
+def test_video_encoders_have_the_size_of_table_1(name, encoder, published):
     table = published["table1_video_encoders_lrs2"]
+    parameters_m, encoder_macs_g = (
+        table[encoder][table["columns"].index(column)] for column in ("encoder_params_m", "encoder_macs_g")
+    )
     size = count_parameters(build(name))
-    expected = table[encoder][table["columns"].index("encoder_params_m")]
-    assert (size.total - size.without_video_encoder) / 1e6 == pytest.approx(expected, rel=0.02)
+    assert (size.total - size.without_video_encoder) / 1e6 == pytest.approx(parameters_m, rel=0.02)
+    if encoder != "lipcoder":  # whose MACs in the paper are those of another network, see docs/ablations.md
+        assert macs_g(name)[1] == pytest.approx(encoder_macs_g, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_docs_tell_the_macs_that_are_counted():
+    rows = re.findall(
+        r"^\| [^|]+ \| `(\w+)` \| [^|]+ \| [^|]+ \| (encoder )?([\d.]+) \|", DOCS.read_text(), re.MULTILINE
+    )
+    assert {name for name, *_ in rows} >= set(ROWS) | {"table1_autoencoder", "table1_lipcoder"}
+    for name, encoder, told in rows:
+        assert float(told) == pytest.approx(macs_g(name)[bool(encoder)], abs=0.0051), name
 
 
 def test_ablations_train_alike():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from lipsep.data.published import PublishedMixtures, parse_name, read_names, talker_of
+from lipsep.data.published import PublishedMixtures, load_wav, parse_name, read_names, talker_of
 from lipsep.data.published_training import PublishedTraining
 from lipsep.errors import MediaError
 from lipsep.lips import lip_recipe, normalise_picture
+from lipsep.media import load_audio
 
 NAMES = ["ann_1_2.0_bob_1_-2.0", "ann_2_0.5_cat_1_-0.5", "bob_2_-1.0_cat_2_1.0"]
 
@@ -88,6 +89,15 @@ def test_stretches_to_train_on_keep_lips_and_voices_together(folder):
     assert all(a.equal(b) for a, b in zip(data[7], again[7], strict=True))
     again.epoch = 1
     assert not all(a.equal(b) for a, b in zip(data[7], again[7], strict=True))
+
+
+def test_wavs_are_read_as_all_media_are(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, rate, channels in (("mono", 16_000, 1), ("stereo", 16_000, 2), ("fast", 48_000, 1)):
+        soundfile.write(tmp_path / f"{name}.wav", rng.normal(0, 0.1, (rate // 5, channels)), rate)
+        np.testing.assert_array_equal(load_wav(tmp_path / f"{name}.wav"), load_audio(tmp_path / f"{name}.wav"))
+    with pytest.raises(MediaError, match=r"none\.wav"):
+        load_wav(tmp_path / "none.wav")
 
 
 def test_validation_takes_every_mixture_once_and_pads_short_ones(folder):

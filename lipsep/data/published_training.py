@@ -18,10 +18,9 @@ from torch.utils.data import Dataset
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.clips import TalkingClip
 from lipsep.data.pictures import ZippedPictures
-from lipsep.data.published import PublishedMixtures, check_pixels, fit_frames, parse_name, talker_of
+from lipsep.data.published import PublishedMixtures, check_pixels, fit_frames, load_wav, parse_name, talker_of
 from lipsep.errors import MediaError
 from lipsep.lips import LipRecipe
-from lipsep.media import load_audio
 
 TRAINING, VALIDATION = "tr", "cv"
 
@@ -141,6 +140,6 @@ class PublishedClips:
         return len(self.names)
 
     def __getitem__(self, index: int) -> TalkingClip:
-        voice = load_audio(self._voices[self.names[index]])
+        voice = load_wav(self._voices[self.names[index]])
         points = np.zeros((len(voice) // SAMPLES_PER_FRAME, 0, 2), np.float32)
         return TalkingClip(self.names[index], self.talkers[index], voice, points, self.pictures[index])

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import secrets
 import shutil
 import tempfile
 import time
@@ -23,6 +24,7 @@ except ImportError:  # Windows
 
 REPORT = "report.json"  # written last: where it is, the work is finished
 STAGING_PREFIX = ".unfinished-"
+PARTIAL = ".partial"  # part of the name of a single file that is being written
 STALE_AFTER_S = 6 * 3600  # an unfinished folder that nothing has touched for so long was left by a killed run
 _OWNER = "owner"  # in an unfinished folder: the name of the machine, locked as long as the run lives
 _CANNOT_WRITE = {
@@ -130,6 +132,11 @@ def _is_orphan(path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def partial_path(path: Path) -> Path:
+    """A hidden name beside `path`, with its suffix and nobody else's, to write to before the file is renamed."""
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}{PARTIAL}{path.suffix}")
 
 
 def finished_report(folder: Path) -> dict | None:

@@ -14,6 +14,7 @@ from lipsep.batch.inputs import Task, find_tasks
 from lipsep.batch.run import run_tasks_on_ray
 from lipsep.cluster import on_ray
 from lipsep.data.scenes import build_clip, demo_people
+from lipsep.data.shards import load_shards, prepare_shards
 from lipsep.errors import ModelError, WeightsError
 from lipsep.outputs import STAGING_PREFIX, finished_report
 
@@ -89,6 +90,25 @@ def test_a_killed_process_costs_no_file_and_doubles_none(clip, model_folder, tmp
     assert sorted(task.source.name for task, _ in outcomes) == ["0.mp4", "1.mp4", "2.mp4", "3.mp4", "bad.mp4"]
     assert {task.source.name for task, outcome in outcomes if outcome.status == "failed"} == {"bad.mp4"}
     assert all(finished_report(out / str(k)) for k in range(4))
+
+
+def test_a_corpus_is_prepared_whole_although_a_process_is_killed(clip, tmp_path):
+    root, out = tmp_path / "raw", tmp_path / "out"
+    for k in range(5):
+        (root / f"t{k}").mkdir(parents=True)
+        (root / f"t{k}" / "1.mp4").write_bytes(clip if k != 2 else b"no video")
+    killer = kill_an_actor_when(lambda: any(out.glob("all-*.npz")))
+    summary = prepare_shards("folder", root, out, clips_per_shard=1, ray="local")
+    killer.join()
+    assert summary["splits"]["all"]["clips"] == 4
+    assert [entry["clip"] for entry in summary["skipped"]] == ["t2_1"]
+    assert load_shards(out, "all").names == ["t0_1", "t1_1", "t3_1", "t4_1"]
+    assert not list(out.glob(".*"))
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*.npz")}
+    assert (
+        prepare_shards("folder", root, out, clips_per_shard=1) == summary
+    )  # finished work is left alone, on Ray or not
+    assert written == {path: path.stat().st_mtime_ns for path in out.glob("*.npz")}
 
 
 def test_what_goes_wrong_is_told_in_one_line(model_folder, tmp_path):

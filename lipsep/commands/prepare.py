@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lipsep.errors import MediaError
-from lipsep.terminal import complain, progress
+from lipsep.terminal import Ray, complain, progress
 
 MAX_SKIPPED = 10  # told on the terminal; corpus.json has them all
 
@@ -22,7 +22,10 @@ def prepare(
     ],
     root: Annotated[Path, typer.Argument(help="Where the corpus lies as it is published; folder: any videos.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the shards.")],
-    processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; default 1, with --ray one per core.")
+    ] = None,
+    ray: Ray = None,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Keep the mouths' pictures too, which papers train on; 0.8 GB an hour.")
     ] = False,
@@ -35,7 +38,7 @@ def prepare(
     from lipsep.data.shards import SUMMARY, prepare_shards
 
     with progress(root.name) as hook:
-        summary = prepare_shards(corpus, root, out, clips_per_shard, processes, hook, pictures)
+        summary = prepare_shards(corpus, root, out, clips_per_shard, processes, hook, pictures, ray)
     for split, of in summary["splits"].items():
         typer.echo(f"{split}: {of['clips']} clips of {of['talkers']} talkers, {of['hours']:.2f} hours")
     skipped = summary["skipped"]

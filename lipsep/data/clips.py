@@ -16,6 +16,7 @@ import numpy as np
 from lipsep.constants import SAMPLES_PER_FRAME
 from lipsep.data.pictures import Pictures, save_pictures, stored_pictures
 from lipsep.errors import MediaError
+from lipsep.outputs import partial_path
 
 MOUTH_POINTS = 20  # iBUG-68 landmarks 48..67
 
@@ -96,7 +97,7 @@ class TalkingClips:
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.pictures is not None:
             save_pictures(_pictures_path(path), self.pictures, self.n_frames)
-        partial = path.with_name(f".{path.name}.partial.npz")
+        partial = partial_path(path)
         np.savez(
             partial,
             names=np.array(self.names),

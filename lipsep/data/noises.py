@@ -20,6 +20,7 @@ from scipy.signal import resample_poly
 
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import MediaError
+from lipsep.outputs import partial_path
 
 NOISEX_RATE = 19_980  # Hz, of the .mat files, which do not say
 NOISEX_NAMES = frozenset(
@@ -150,7 +151,7 @@ def save_noises(path: Path, sources: Sequence[NoiseSource], sounds: Sequence[np.
             n_frames=np.array([len(sound) // SAMPLES_PER_FRAME for sound in sounds], np.int64),
         )),
     ):  # fmt: skip
-        partial = target.with_name(f".{target.name}.partial")
+        partial = partial_path(target)
         with partial.open("wb") as file:
             save(file)
         partial.replace(target)

@@ -14,6 +14,7 @@ import numpy as np
 
 from lipsep.errors import MediaError
 from lipsep.lips import CROP_SIZE
+from lipsep.outputs import partial_path
 
 
 class Pictures(Protocol):
@@ -81,7 +82,7 @@ def cut(pictures: np.ndarray, size: int, rng: np.random.Generator | None = None)
 
 def save_pictures(path: Path, clips: Sequence[Pictures], n_frames: np.ndarray) -> None:
     """Write the pictures of clips end to end, complete or not at all, with one clip in memory at a time."""
-    partial = path.with_name(f".{path.name}.partial.npy")
+    partial = partial_path(path)
     shape = (int(n_frames.sum()), CROP_SIZE, CROP_SIZE)
     stored = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     first = 0

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipsep.cluster import on_ray
 from lipsep.constants import FPS
 from lipsep.data.clips import TalkingClip, TalkingClips, join, pack
 from lipsep.data.filming import Hook, film_talker
 from lipsep.data.layouts import Source, find_sources
 from lipsep.data.noises import NOISE_LAYOUTS, Noises, NoiseSource, find_noises, save_noises
 from lipsep.errors import FaceError, MediaError, OutputError
-from lipsep.outputs import writing_to
+from lipsep.outputs import PARTIAL, partial_path, writing_to
 
 PLAN, SUMMARY = "plan.json", "corpus.json"
 AnySource = Source | NoiseSource
@@ -38,15 +39,19 @@ def prepare_shards(
     root: Path,
     out: Path,
     clips_per_shard: int = 100,
-    processes: int = 1,
+    processes: int | None = None,
     hook: Hook | None = None,
     with_pictures: bool = False,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """Find the mouths of every clip of a corpus, or read every sound of a noise corpus; shards that an earlier run has
     finished are left as they are.
 
     Args:
+        processes: default 1, or with `ray` one per core of its machines.
         with_pictures: keep the mouths' pictures too, not their points alone.
+        ray: address of a cluster that sees the same files, see `lipsep.cluster.on_ray`; each of its processes makes
+            whole shards. None: the processes of this machine share each shard.
 
     Returns:
         What is also in ``corpus.json``: ``clips``, ``talkers`` and ``hours`` per split, and ``skipped``: clips and why.
@@ -56,17 +61,26 @@ def prepare_shards(
         written to.
     """
     of_noise = corpus in NOISE_LAYOUTS
-    sources = find_noises(corpus, root) if of_noise else find_sources(corpus, root)
+    sources = (find_noises if of_noise else find_sources)(corpus, root.absolute())
     make = _listen if of_noise else partial(_film, with_pictures=with_pictures)
     shards = _shards(sources, clips_per_shard)
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         _agree(out, corpus, sources, clips_per_shard, with_pictures)
-        completed = 0
-        for stem, members in shards.items():
-            if not (out / f"{stem}.npz").is_file():
-                _fill(out / stem, members, make, processes, hook, completed, len(sources))
-            completed += len(members)
+        lacking = {stem: members for stem, members in shards.items() if not (out / f"{stem}.npz").is_file()}
+        completed = len(sources) - sum(map(len, lacking.values()))
+        if ray is None:
+            for stem, members in lacking.items():
+                _fill(out / stem, members, make, processes or 1, hook, completed, len(sources))
+                completed += len(members)
+        elif lacking:
+            filling = partial(_filling, out.absolute(), make)
+            for (_, members), _ in on_ray(ray, list(lacking.items()), filling, n_actors=processes):
+                completed += len(members)
+                if hook is not None:
+                    hook("prepared", completed, len(sources))
+        for left in out.glob(f".*{PARTIAL}.*"):  # by processes that were killed
+            left.unlink(missing_ok=True)
         summary = {"corpus": corpus, **_summarise(out, shards)}
         _write(out / SUMMARY, summary)
     return summary
@@ -147,6 +161,17 @@ def _told(plan: dict[str, Any]) -> str:
     return f"{plan['n_clips']} clips of {plan['corpus']}{pictures}, {plan['clips_per_shard']} a shard"
 
 
+def _filling(out: Path, make: Make) -> Callable[[tuple[str, list[AnySource]]], None]:
+    """What a process on a cluster does with a shard: all of it, alone."""
+    torch.set_num_threads(1)
+
+    def fill(shard: tuple[str, list[AnySource]]) -> None:
+        with writing_to(out):
+            _fill(out / shard[0], shard[1], make, 1, None, 0, len(shard[1]))
+
+    return fill
+
+
 def _fill(
     path: Path,
     members: list[AnySource],
@@ -219,6 +244,6 @@ def _summarise(out: Path, shards: dict[str, list[AnySource]]) -> dict[str, Any]:
 
 
 def _write(path: Path, what: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(what, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    unfinished = partial_path(path)
+    unfinished.write_text(json.dumps(what, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)

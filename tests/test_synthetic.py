@@ -58,6 +58,14 @@ def test_mouths_open_with_their_own_voice_only(corpus):
     assert abs(np.mean(others)) < 0.2
 
 
+def test_the_control_differs_from_the_toy_run_in_its_mouths_alone():
+    """docs/training.md tells how a whole run of either ends."""
+    toy, control = (load_recipe(TOYS[0].with_name(f"{name}.yaml")) for name in ("dolphin_toy", "foreign_mouths"))
+    assert control.training == toy.training and control.training.required_si_snri_db == 6.0
+    assert control.data.synthetic == toy.data.synthetic.model_copy(update={"foreign_mouths": True})
+    assert control.model == toy.model and control.data.mixing == toy.data.mixing
+
+
 def test_mouths_lie_in_the_picture_and_lips_enclose_the_gap(corpus):
     points = corpus.mouths
     assert points.min() > 0.05 and points.max() < 0.95

@@ -97,6 +97,26 @@ def test_everything_at_once_trains_validates_and_exports(tmp_path):
     assert "metrics.csv" in logs and any(name.startswith("events.out.tfevents") for name in logs)
 
 
+@pytest.mark.slow
+def test_half_precision_learns(tmp_path, monkeypatch):
+    """Products are made in bfloat16, every step's loss is finite, and the losses fall."""
+    losses, kinds = [], set()
+    step = SeparationTraining.training_step
+
+    def watched(self, batch, index):
+        hook = self.model.audio_projection.linear.register_forward_hook(lambda *call: kinds.add(call[2].dtype))
+        losses.append(float((loss := step(self, batch, index)).detach()))
+        hook.remove()
+        return loss
+
+    monkeypatch.setattr(SeparationTraining, "training_step", watched)
+    settings = {"loss": "snr", "precision": "bf16-mixed", "steps_per_epoch": 14, "learning_rate": 4e-3}
+    model = load_model(str(train(write(tmp_path, settings, mixing={"mouths": None, "pace": [1.0, 1.0]}))))
+    assert kinds == {torch.bfloat16} and np.isfinite(losses).all()
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 2.0  # dB
+    assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in model.state_dict().values())
+
+
 def test_an_absent_voice_should_be_silent():
     clips = synthetic_corpus(4, 1, 3.0, seed=0)
     items = Mixtures(clips, None, None, MixingConfig(target_absent=1.0, occluded=1.0), lip_recipe("mesh_32"), 3, seed=0)

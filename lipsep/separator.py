@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +42,7 @@ from lipsep.windows import Hook, separate_windows
 
 DEFAULT_MODEL = "dolphin_laptop"
 HOLD_FRAMES = FPS // 2  # who is out of sight for so short a time (a hand, a glance aside, the end) is heard on
+AFTER_SOUND_FRAMES = FPS  # pictures that are looked at after the sound has ended
 STILL_MOUTH = 0.01  # `FaceTrack.mouth_motion` below which a face hardly speaks
 
 
@@ -225,10 +226,12 @@ class Separator:
             run.progress("read", mixture.n_samples, mixture.n_samples)  # the length was an estimate until here
             if not mixture.n_samples:
                 raise MediaError(f"'{clip.name}' has a sound track without any sound in it: nothing to separate")
+        # pictures long after the sound have nothing to tell, and damaged timestamps can make hours of them
+        n_seen = min(clip.n_frames, -(-mixture.n_samples // SAMPLES_PER_FRAME) + AFTER_SOUND_FRAMES)
         with run.step("faces"):
             tracks = find_faces(
-                run.counted("faces", clip.frames(), clip.n_frames),
-                n_frames=clip.n_frames,
+                run.counted("faces", islice(clip.frames(), n_seen), n_seen),
+                n_frames=n_seen,
                 speakers=settings["speakers"],
                 detect_every_n=settings["detect_every_n"],
                 face_scale=settings["face_scale"],
@@ -248,7 +251,8 @@ class Separator:
                 run.on_faces(tracks)
         with run.step("lips"):
             recipe = lip_recipe(self.model.lip_recipe)
-            frames = run.counted("lips", clip.frames(grey=True), clip.n_frames) if recipe.source == "pixels" else ()
+            needs_frames = recipe.source == "pixels"
+            frames = run.counted("lips", islice(clip.frames(grey=True), n_seen), n_seen) if needs_frames else ()
             lips = [stack.enter_context(each) for each in extract_lips(tracks, frames, recipe, work)]
         with run.step("separate"):
             n_frames = -(-mixture.n_samples // SAMPLES_PER_FRAME)

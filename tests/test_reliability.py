@@ -12,9 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from damaged import corpus, whole
+from damaged import N_FRAMES, corpus, film, whole
 
 from lipsep.batch.process import WorkerProcess
+from lipsep.constants import SAMPLES_PER_FRAME
 from lipsep.data.scenes import build_clip, demo_people
 from lipsep.errors import LipsepError
 from lipsep.faces import find_faces
@@ -49,7 +50,7 @@ def test_no_input_crashes_hangs_or_confuses(model_folder, talking, tmp_path):
             right = whole(out)
         else:
             one_line = bool(outcome.message) and "\n" not in outcome.message and "Traceback" not in outcome.message
-            told = ("MediaError", "FaceError", "OutputError", "time limit")
+            told = ("MediaError", "FaceError", "OutputError")
             right = outcome.kind in told and one_line and not out.exists()
         if not right:
             wrong.append(f"{source.name}: {outcome.kind} {outcome.message}")
@@ -57,7 +58,6 @@ def test_no_input_crashes_hangs_or_confuses(model_folder, talking, tmp_path):
     worker.close()
     print(f"{sum(became.values())} inputs: {dict(became)}; slowest {slowest_s:.1f} s")
     assert not wrong, wrong
-    assert became["time limit"] <= 1  # one flipped AVI header makes a file that works for longer; the limit stops it
     assert sum(became.values()) >= 300 and became["done"] >= 30  # the corpus is not mere rubbish either
 
 
@@ -172,6 +172,20 @@ def test_a_picture_that_is_held_for_long_costs_little(talking):
     tracks = find_faces([picture] * 5_000)
     assert len(tracks) == 2 and all(track.present.all() for track in tracks)
     assert time.process_time() - start_s < 20  # 20 ms for each frame would take 100 s
+
+
+@pytest.mark.timeout(120)
+def test_pictures_that_outlast_the_sound_by_hours_are_not_looked_at(talking, tmp_path):
+    """A flipped byte in an AVI header made 4.7 hours of 13 pictures."""
+    pictures = [frame.image for frame in read_frames(talking)][:N_FRAMES]
+    source = film(
+        tmp_path / "hours.mkv", pictures, picture_times_s=lambda k: 1300.0 * k, kind=("mjpeg", "yuvj420p", "flac")
+    )
+    looked_at = Counter()
+    start_s = time.process_time()
+    result = Separator(Share(), "cpu")(source, hook=lambda step, completed, total: looked_at.update({step: 1}))
+    assert len(result.tracks) == 2 and len(result.voices[0]) == N_FRAMES * SAMPLES_PER_FRAME
+    assert looked_at["faces"] < 100 and time.process_time() - start_s < 20
 
 
 class Share(SeparationModel):

@@ -22,7 +22,9 @@ from lipsep.data.shards import load_shards, prepare_shards
 from lipsep.errors import MediaError, ModelError
 from lipsep.lips import RESTING_MOUTH, lip_recipe, normalise_picture
 from lipsep.training import pretrain, train
+from lipsep.training.corpora import prepare_feed
 from lipsep.training.lip_reading import WatchedVoices
+from lipsep.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 MOUTH_88 = lip_recipe("mouth_88")
@@ -225,7 +227,7 @@ def lrs2(tmp_path_factory):
     return root
 
 
-def test_a_raw_corpus_becomes_shards_with_pictures_on_which_the_papers_recipe_trains(lrs2, film_once, tmp_path):
+def test_a_raw_corpus_becomes_shards_with_pictures_on_which_the_papers_recipe_trains(lrs2, film_once, tmp_path, capsys):
     out = tmp_path / "prepared"
     summary = prepare_shards("lrs2", lrs2, out, with_pictures=True)
     assert summary["splits"]["train"]["clips"] == 2 and not summary["skipped"]
@@ -235,6 +237,11 @@ def test_a_raw_corpus_becomes_shards_with_pictures_on_which_the_papers_recipe_tr
     data = {"filmed": str(out), "mixing": {"segment_s": 0.64}}
     trained = load_model(str(train(recipe(tmp_path, "dolphin", data=data))))
     assert np.isfinite(trained.metadata["validation"]["val_si_snri"])
+    assert "drawn mouths" not in capsys.readouterr().err
+    prepare_shards("lrs2", lrs2, tmp_path / "points")
+    data["filmed"] = str(tmp_path / "points")
+    prepare_feed(load_recipe(recipe(tmp_path, "dolphin", data=data)), MOUTH_88)
+    assert "drawn mouths" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ModelError, match=r"0 clips to train on|no splits train and val"):
         shutil.rmtree(lrs2 / "mvlrs_v1/main/653")
         prepare_shards("lrs2", lrs2, tmp_path / "empty")

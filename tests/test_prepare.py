@@ -139,3 +139,5 @@ def test_a_folder_of_another_layout_is_named(tmp_path):
         find_sources("vox2", tmp_path)
     with pytest.raises(MediaError, match="unknown corpus 'lrs4': choose one of folder, grid"):
         find_sources("lrs4", tmp_path)
+    with pytest.raises(MediaError, match=r"unknown corpus 'lrs4': choose one of folder, grid, .*, esc"):
+        prepare_shards("lrs4", tmp_path, tmp_path / "out")

@@ -34,13 +34,17 @@ class LipView:
             random_crop: whether the cut of filmed mouths varies.
             recipe: how the model's lip pictures are made.
             contrast: of filmed mouths, by which share it varies.
+
+        Raises:
+            MediaError: the recipe needs points, and the corpus has none.
         """
         self.mouths, self.random_crop, self.recipe, self.contrast = mouths, random_crop, recipe, contrast
         self.from_pixels = recipe.source == "pixels" and filmed.pictures is not None
         drawn = unfilmed if self.from_pixels else filmed
         self.augment = None
-        if mouths is not None and drawn is not None:
-            self.augment = MouthAugmentation(mouths, principal_motions(drawn.mouths), recipe)
+        if drawn is not None:
+            points = drawn.mouths  # a corpus of pictures alone refuses
+            self.augment = None if mouths is None else MouthAugmentation(mouths, principal_motions(points), recipe)
 
     @property
     def varies(self) -> bool:

@@ -24,7 +24,7 @@ from lipsep.cluster import on_ray
 from lipsep.constants import FPS
 from lipsep.data.clips import TalkingClip, TalkingClips, join, pack
 from lipsep.data.filming import Hook, film_talker
-from lipsep.data.layouts import Source, find_sources
+from lipsep.data.layouts import LAYOUTS, Source, find_sources
 from lipsep.data.noises import NOISE_LAYOUTS, Noises, NoiseSource, find_noises, save_noises
 from lipsep.errors import FaceError, MediaError, OutputError
 from lipsep.outputs import PARTIAL, partial_path, writing_to
@@ -60,6 +60,8 @@ def prepare_shards(
         MediaError: `root` does not hold such a corpus. OutputError: `out` holds shards of other clips, or cannot be
         written to.
     """
+    if corpus not in (*LAYOUTS, *NOISE_LAYOUTS):
+        raise MediaError(f"unknown corpus {corpus!r}: choose one of {', '.join((*LAYOUTS, *NOISE_LAYOUTS))}")
     of_noise = corpus in NOISE_LAYOUTS
     sources = (find_noises if of_noise else find_sources)(corpus, root.absolute())
     make = _listen if of_noise else partial(_film, with_pictures=with_pictures)

@@ -37,14 +37,19 @@ def prepare_feed(recipe: Recipe, lips: LipRecipe) -> Feed:
         learn = stretches(split(TRAINING), n_items=n_items, seed=settings.seed, drawn=True)
         check = stretches(split(VALIDATION), n_items=n_check, seed=check_seed, drawn=False)
     else:
-        training, validation, unfilmed, noises = prepare_clips(recipe.data)
+        training, validation, unfilmed, noises = prepare_clips(recipe.data, lips)
         learn = Mixtures(training, unfilmed, noises, mixing, lips, n_items, settings.seed)
         check = Mixtures(validation, None, None, plain(mixing), lips, n_check, seed=check_seed)
     return Feed(learn, check, settings.batch_mixtures, settings.workers, collate)
 
 
-def prepare_clips(data: DataPart) -> tuple[Clips, Clips, TalkingClips | None, np.ndarray | Noises | None]:
-    """Clips to train on and to validate on, unfilmed voices with made mouths, noises."""
+def prepare_clips(
+    data: DataPart, lips: LipRecipe
+) -> tuple[Clips, Clips, TalkingClips | None, np.ndarray | Noises | None]:
+    """Clips to train on and to validate on, unfilmed voices with made mouths, noises.
+
+    Says so where a model of pixels will have to be shown drawn mouths.
+    """
     with Console(stderr=True).status("preparing corpora") as status:
 
         def hook(step: str, completed: int, total: int | None) -> None:
@@ -56,6 +61,12 @@ def prepare_clips(data: DataPart) -> tuple[Clips, Clips, TalkingClips | None, np
             training, validation = synthetic_split(data.synthetic) if data.synthetic else filmed_split(data, hook)
         unfilmed = unfilmed_corpus(data.unfilmed, training, data.prepared, hook) if data.unfilmed else None
         noises = noise_corpus(data.noises, hook) if data.noises else None
+    if lips.source == "pixels" and training.pictures is None:
+        Console(stderr=True).print(
+            f"note: these corpora hold mouths as points alone, so a model of pixels ({lips.name}) is trained on drawn "
+            "mouths; `lipsep prepare --pictures` keeps the filmed ones",
+            highlight=False,
+        )
     return training, validation, unfilmed, noises
 
 

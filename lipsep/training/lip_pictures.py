@@ -79,8 +79,8 @@ def pretrain_pictures(path: Path, resume: bool) -> Path:
     """Run a recipe's `lip_pictures` part; return the folder of the model whose autoencoder has learned."""
     run = Pretraining.open(path, "lip_pictures")
     settings, encoder = run.settings, run.encoder(FrameAutoencoder, "an autoencoder")
-    training, validation, _, _ = prepare_clips(run.recipe.data)
     mixing, pictures = mixing_config(run.recipe.data), lip_recipe(run.model.lip_recipe)
+    training, validation, _, _ = prepare_clips(run.recipe.data, pictures)
     n_frames, n_items = round(mixing.segment_s * FPS), settings.steps_per_epoch * settings.accumulate * settings.batch
     varied = LipView(training, None, mixing.mouths, mixing.random_crop, pictures)
     as_they_are = LipView(validation, None, None, False, pictures)

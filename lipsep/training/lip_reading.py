@@ -127,7 +127,7 @@ def ask(teacher: Teacher, lips: Tensor, heard: Tensor) -> Tensor:
 
 def watched_feed(recipe: Recipe, settings: LipReadingPart | LipCoderPart, lips: LipRecipe) -> tuple[Feed, Teacher]:
     """Examples of the recipe's corpora, and who teaches on them; stores the targets first where the recipe asks."""
-    training, validation, unfilmed, _ = prepare_clips(recipe.data)
+    training, validation, unfilmed, _ = prepare_clips(recipe.data, lips)
     teacher = create_teacher(settings.teacher, lips)
     mixing = mixing_config(recipe.data)
     stored = {name: None for name in ("training", "validation", "unfilmed")}

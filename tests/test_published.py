@@ -1,4 +1,4 @@
-"""Published lists of mixtures and folders of finished ones, for scoring and for training."""
+"""Published names of mixtures and folders of finished ones, for scoring and for training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lipsep.data.published import PublishedMixtures, load_wav, parse_name, read_names, talker_of
+from lipsep.data.published import PublishedMixtures, load_wav, parse_name, talker_of
 from lipsep.data.published_training import PublishedTraining
 from lipsep.errors import MediaError
 from lipsep.lips import lip_recipe, normalise_picture
@@ -36,23 +36,6 @@ def test_talkers_of_ids():
     assert [talker_of(name) for name in ("id00017_01dfn2_00001", "0a_b_50001", "s1/video.mp4", "t/s26_swbm3n.mpg")] == [
         "id00017", "0a_b", "s1", "s26",
     ]  # fmt: skip
-
-
-def test_a_published_list_becomes_a_manifest_of_the_corpus(tmp_path):
-    for clip in ("0a_b/50001.mp4", "c-d/00002.mp4"):
-        (tmp_path / "main" / clip).parent.mkdir(parents=True)
-        (tmp_path / "main" / clip).touch()
-    name = "0a_b_50001_1.25_c-d_00002_-1.25"
-    (tmp_path / "tt.txt").write_text(f"/elsewhere/mix/{name}.wav\n\n")
-    (row,) = read_names(tmp_path / "tt.txt", tmp_path / "main", "test")
-    assert (row.mixture, row.split) == (name, "test") and row.gains_db == (1.25, -1.25)
-    assert row.sources == ("0a_b/50001.mp4", "c-d/00002.mp4") and row.speakers == ("0a_b", "c-d")
-    (tmp_path / "tt.txt").write_text("x_1_1.0_c-d_00002_-1.0\n")
-    with pytest.raises(MediaError, match=r"line 1: .* has no clip x/1\.mp4"):
-        read_names(tmp_path / "tt.txt", tmp_path / "main")
-    (tmp_path / "tt.txt").write_text(f"{name}\nnonsense\n")
-    with pytest.raises(MediaError, match="line 2: nonsense is no name"):
-        read_names(tmp_path / "tt.txt", tmp_path / "main")
 
 
 @pytest.fixture(scope="module")

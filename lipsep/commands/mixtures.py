@@ -1,4 +1,4 @@
-"""`lipsep mixtures`: draw a list of mixtures of a corpus."""
+"""`lipsep mixtures`: a list of mixtures of a corpus, drawn or published."""
 
 from __future__ import annotations
 
@@ -20,15 +20,25 @@ def mixtures(
     speakers: Annotated[int, typer.Option(min=2, max=4, help="Voices in each.")] = 2,
     protocol: Annotated[str, typer.Option(help="look2hear: gains of -5 to 5 dB; usev: -10 to 10 dB.")] = "look2hear",
     split: Annotated[str, typer.Option(help="train, val, test, pretrain, or all where the corpus has none.")] = "test",
+    names: Annotated[
+        Path | None,
+        typer.Option(help="A published list, names or lines of an .scp file, in place of drawing.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives another list.")] = 0,
 ) -> None:
     """Draw mixtures of different talkers of a corpus, named as in the published lists; for 'lipsep evaluate --data'."""
-    from lipsep.data.drawing import draw_list, write_names
     from lipsep.data.layouts import find_sources
+    from lipsep.data.lists import draw_list, read_list, write_names
     from lipsep.data.manifest import write_manifest
 
-    rows = draw_list(find_sources(corpus, root), root, split, speakers, number, protocol, seed)
+    sources = find_sources(corpus, root)
+    if names is None:
+        rows = draw_list(sources, root, split, speakers, number, protocol, seed)
+        made = f"of {speakers} voices, protocol {protocol}, seed {seed}"
+    else:
+        rows = read_list(names, sources, root)
+        made = f"of '{names}'"
     with writing_to(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         (write_names if out.suffix == ".txt" else write_manifest)(out, rows)
-    typer.echo(f"{len(rows)} mixtures of {speakers} voices, protocol {protocol}, seed {seed}: '{out}'")
+    typer.echo(f"{len(rows)} mixtures {made}: '{out}'")

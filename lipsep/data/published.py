@@ -1,4 +1,4 @@
-"""Mixtures as the field publishes them (LRS2-2Mix and its likes): lists of names, and folders of finished sound.
+"""Mixtures as the field publishes them (LRS2-2Mix and its likes): what their names say, and folders of finished sound.
 
 A name joins ``ID_gain`` of each source by ``_``, for example ``65326_00011_1.5_63303_00006_-1.5``. An ID is the path of
 the clip in its corpus with ``_`` for ``/``. A gain has a decimal point; so an ID may hold ``_`` and ``-`` of its own,
@@ -16,7 +16,6 @@ import numpy as np
 import soundfile
 
 from lipsep.constants import SAMPLE_RATE
-from lipsep.data.manifest import MixtureRow
 from lipsep.data.pictures import cut, read_zipped
 from lipsep.errors import MediaError
 from lipsep.lips import normalise_picture
@@ -43,35 +42,6 @@ def talker_of(source: str) -> str:
     if _VOXCELEB.match(path.stem):
         return path.stem.split("_")[0]
     return path.stem.rpartition("_")[0] if "_" in path.stem else path.parent.name or path.stem
-
-
-def read_names(path: Path, corpus: Path, split: str = "") -> list[MixtureRow]:
-    """A published list of mixtures, one name per line, as rows about the clips of a corpus.
-
-    Args:
-        path: the list; a ``.wav`` at the end of a name and folders before it do not matter.
-        corpus: where ID ``a_b`` is the clip ``a/b.mp4``. IDs whose parts hold ``_`` are found by the files there are.
-
-    Raises:
-        MediaError: no such list, a name that is none, or an ID without a clip; the message says which.
-    """
-    if not path.is_file():
-        raise MediaError(f"no list of mixtures at {path}; it has one name like ID_gain_ID_-gain per line")
-    clips = {"_".join(clip.relative_to(corpus).with_suffix("").parts): clip for clip in sorted(corpus.rglob("*.mp4"))}
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        name = PurePosixPath(line.strip()).name.removesuffix(".wav")
-        if not name:
-            continue
-        parts = parse_name(name)
-        if not parts:
-            raise MediaError(f"{path}, line {number}: {name} is no name like ID_gain_ID_-gain, with gains like -1.5")
-        ids, gains_db = zip(*parts, strict=True)
-        if missing := [identity for identity in ids if identity not in clips]:
-            raise MediaError(f"{path}, line {number}: {corpus} has no clip {missing[0].replace('_', '/', 1)}.mp4")
-        sources = tuple(clips[identity].relative_to(corpus).as_posix() for identity in ids)
-        rows.append(MixtureRow(name, sources, gains_db, (), tuple(map(talker_of, ids)), split))
-    return rows
 
 
 class PublishedMixtures:

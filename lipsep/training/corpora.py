@@ -86,6 +86,7 @@ def plain(mixing: MixingConfig) -> MixingConfig:
     """Two filmed clips as they are, for validation."""
     return MixingConfig(
         segment_s=mixing.segment_s,
+        speakers=mixing.speakers,
         filmed_pairs=1.0,
         alike=1.0,
         own_pace=1.0,

@@ -1,7 +1,7 @@
-"""Drawing lists of mixtures: who talks over whom, and how loud, once and for all, so that others can score the same.
+"""Lists of mixtures, published or drawn: who talks over whom, and how loud, so that others can score the same.
 
-Names are those of the published lists, ``ID_gain_ID_-gain`` (`lipsep.data.published`). Gains are in dB, after every
-voice was brought to the same power:
+Names are ``ID_gain_ID_-gain`` (`lipsep.data.published`). Gains are in dB, after every voice was brought to the same
+power. Two protocols to draw by:
 
 - ``look2hear`` (LRS2-2Mix and its likes): the first voice is raised by 0 to 5 dB, the second lowered by as much, as in
   the lists of CTCNet's authors; further voices, of which no list was at hand, lie within -5..5 dB.
@@ -11,15 +11,48 @@ voice was brought to the same power:
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from lipsep.data.layouts import Source
 from lipsep.data.manifest import MixtureRow
+from lipsep.data.published import parse_name
 from lipsep.errors import MediaError
 
 DIGITS = 5  # of the gains, behind the point, as published
+
+
+def read_list(path: Path, sources: list[Source], root: Path) -> list[MixtureRow]:
+    """A published list as rows about the clips of a corpus: one name per line, or one line ``ID.wav gain ID.wav -gain``
+    as in the ``.scp`` files of CTCNet's authors; folders before a name and ``.wav`` behind it do not matter.
+
+    Args:
+        sources: of the corpus, from `lipsep.data.layouts.find_sources`: an ID is a source's name.
+        root: of the corpus; the rows' paths are relative to it.
+
+    Raises:
+        MediaError: no such list, a line that is none, or an ID without a clip; the message says which.
+    """
+    if not path.is_file():
+        raise MediaError(f"no list of mixtures at {path}; it has one name like ID_gain_ID_-gain per line")
+    clips = {source.name: source for source in sources if not source.missing}
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        words = [PurePosixPath(word).name.removesuffix(".wav") for word in line.split()]
+        name = "_".join(words)
+        parts = parse_name(name)
+        if not parts:
+            raise MediaError(f"{path}, line {number}: {name} is no name like ID_gain_ID_-gain, with gains like -1.5")
+        ids, gains_db = zip(*parts, strict=True)
+        if missing := [identity for identity in ids if identity not in clips]:
+            raise MediaError(f"{path}, line {number}: the corpus at {root} has no clip {missing[0]}")
+        heard = [clips[identity] for identity in ids]
+        splits = {clip.split for clip in heard}
+        rows.append(_row(name, heard, gains_db, splits.pop() if len(splits) == 1 else "", root))
+    return rows
 
 
 def draw_list(
@@ -59,8 +92,7 @@ def draw_list(
                 heard.append(other)
         gains_db = tuple(round(gain, DIGITS) for gain in PROTOCOLS[protocol](n_speakers, rng))
         name = "_".join(f"{clip.name}_{gain:.{DIGITS}f}" for clip, gain in zip(heard, gains_db, strict=True))
-        paths = tuple(clip.video.relative_to(root).as_posix() for clip in heard)
-        rows[name] = MixtureRow(name, paths, gains_db, (), tuple(clip.talker for clip in heard), split)
+        rows[name] = _row(name, heard, gains_db, split, root)
     return list(rows.values())
 
 
@@ -69,6 +101,11 @@ def write_names(path: Path, rows: list[MixtureRow]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("".join(f"{row.mixture}\n" for row in rows), encoding="utf-8")
     partial.replace(path)
+
+
+def _row(name: str, heard: list[Source], gains_db: tuple[float, ...], split: str, root: Path) -> MixtureRow:
+    paths = tuple(clip.video.relative_to(root).as_posix() for clip in heard)
+    return MixtureRow(name, paths, gains_db, (), tuple(clip.talker for clip in heard), split)
 
 
 def _look2hear(n_speakers: int, rng: np.random.Generator) -> list[float]:

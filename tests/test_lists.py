@@ -1,4 +1,4 @@
-"""Lists of mixtures that are drawn for a corpus."""
+"""Lists of mixtures, drawn for a corpus or published."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from lipsep.cli import app
-from lipsep.data.drawing import draw_list
 from lipsep.data.layouts import find_sources
+from lipsep.data.lists import draw_list, read_list
 from lipsep.data.manifest import read_manifest
-from lipsep.data.published import parse_name, read_names
+from lipsep.data.published import parse_name
 from lipsep.errors import MediaError
 
 
@@ -53,10 +53,26 @@ def test_a_list_depends_on_its_seed_alone_and_comes_back_from_the_disk(lrs3):
     assert CliRunner().invoke(app, [*draw[:-1], "4", "-o", str(lrs3 / "c.jsonl")]).exit_code == 0
     rows = read_manifest(lrs3 / "a.jsonl")
     assert (lrs3 / "a.jsonl").read_bytes() == (lrs3 / "b.jsonl").read_bytes() != (lrs3 / "c.jsonl").read_bytes()
-    again = read_names(lrs3 / "names.txt", lrs3 / "test")
-    assert [(row.mixture, row.gains_db, row.speakers) for row in again] == [
-        (row.mixture, row.gains_db, row.speakers) for row in rows
-    ]
+    assert read_list(lrs3 / "names.txt", find_sources("lrs3", lrs3), lrs3) == rows
+
+
+def test_a_published_list_becomes_a_manifest_of_the_corpus(lrs3):
+    """Names with folders and endings, and the two paths with two gains of the .scp files."""
+    (lrs3 / "tt.scp").write_text(
+        "/elsewhere/mix/vid-1_x_00001_1.25_vid-2_x_00002_-1.25.wav\n\n"
+        "/data/raw_audio/vid-0_x_00000.wav 2.66586 /data/raw_audio/t_00001.wav -2.66586\n"
+    )
+    arguments = ["mixtures", "lrs3", str(lrs3), "--names", str(lrs3 / "tt.scp"), "-o", str(lrs3 / "tt.jsonl")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    first, second = read_manifest(lrs3 / "tt.jsonl")
+    assert first.sources == ("test/vid-1_x/00001.mp4", "test/vid-2_x/00002.mp4") and first.split == "test"
+    assert second.mixture == "vid-0_x_00000_2.66586_t_00001_-2.66586" and second.gains_db == (2.66586, -2.66586)
+    assert second.sources == ("test/vid-0_x/00000.mp4", "trainval/t/00001.mp4") and second.speakers == ("vid-0_x", "t")
+    sources = find_sources("lrs3", lrs3)
+    for line, message in (("x_1_1.0_t_00001_-1.0", "has no clip x_1"), ("nonsense", "nonsense is no name like")):
+        (lrs3 / "tt.scp").write_text(f"\n{line}\n")
+        with pytest.raises(MediaError, match=f"line 2: .*{message}"):
+            read_list(lrs3 / "tt.scp", sources, lrs3)
 
 
 def test_too_few_talkers_and_unknown_protocols_are_told(lrs3):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -72,4 +74,5 @@ def test_what_was_prepared_is_forgotten_with_other_weights():
         own_statistics = network.train()(x)
         assert own_statistics.mean((0, 2, 3)).sub(9).abs().max() < 1e-4
         prepare(network.eval())
+        torch.testing.assert_close(copy.deepcopy(network)(x), network(x))
         assert network.double()(x.double()).dtype == torch.float64

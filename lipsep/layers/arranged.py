@@ -35,6 +35,9 @@ class Arranged(nn.Module):
         """Keep the arrangement until the layer trains, or gets other weights."""
         self._kept = tuple(x.detach() for x in self.arrange())
 
+    def __getstate__(self) -> dict[str, Any]:  # a copy makes its own
+        return {**self.__dict__, "_kept": None}
+
     def train(self, mode: bool = True) -> Arranged:
         if mode:
             self._kept = None

@@ -31,7 +31,7 @@ from lipsep.encoders import create_encoder, resnet18_3d
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
 from lipsep.models.layers.channels_last import BatchNorm, stretch_to
-from lipsep.models.layers.memory import Memory
+from lipsep.models.layers.memory import Memory, Totals, shares
 from lipsep.models.layers.sru import SRU
 from lipsep.models.layers.time_frequency import (
     Affine,
@@ -122,14 +122,14 @@ class CausalNorm(nn.Module):
 
 def _normalise_so_far(x: Tensor, dims: tuple[int, ...], memory: Memory | None) -> Tensor:
     """Zero mean and unit variance over `dims` and all time steps so far: (B, T, F, C) -> same."""
+    past = None if memory is None else memory.recall()
+    n_before, n_new = 0 if past is None else past.n_steps, x.shape[1]
     moments = torch.stack([x.mean(dims, keepdim=True), x.square().mean(dims, keepdim=True)]).double()  # (2, B, T, ...)
-    sums = torch.cat([torch.ones_like(moments[:1]), moments]).cumsum(2)  # of steps, means and mean squares
+    sums = moments.cumsum(2) if past is None else moments.cumsum(2) + past.sums
     if memory is not None:
-        past = memory.recall()
-        sums = sums if past is None else sums + past
-        memory.keep(sums[:, :, -1:])
-    mean, square = sums[1:] / sums[0]
-    deviation = (square - mean.square()).clamp(min=0).add(EPS).sqrt()
+        memory.keep(Totals(sums[:, :, -1:], n_before + n_new))
+    mean, square = (sums * shares(n_before, n_new, x.device)[:, None, None]).unbind(0)
+    deviation = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0).add_(EPS).sqrt_()
     return (x - mean.to(x.dtype)) / deviation.to(x.dtype)
 
 

@@ -219,6 +219,8 @@ class _Calls(TorchFunctionMode):
             self.saved += stretching_saved(output, *args)
         if name in self.rules:
             self.hooks[in_video][name] += self.rules[name](output, *args, **kwargs)
+        elif name == "baddbmm" and args[0].shape[1] == 1:  # with biases: groups of linear maps at once
+            self.hooks[in_video]["linear"] += output.numel() * args[1].shape[-1]
         elif name in PRODUCTS:
             if any(x.ndim == 2 for x in args[:2]):
                 self.hooks[in_video]["linear"] += output.numel() * args[0].shape[-1]

@@ -42,7 +42,7 @@ class DepthwiseConv(nn.Module):
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """With filters that were made from `self.weight`, of the same shape."""
-        if weight.shape[-1] >= LONG_KERNEL and self.stride == 1 and torch.is_grad_enabled():
+        if weight.shape[2] >= LONG_KERNEL and self.stride == 1 and torch.is_grad_enabled():
             return _LongDepthwiseConv.apply(x, weight, self.bias)
         return _depthwise(x, weight, self.bias, self.stride)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lipsep.models.layers.channels_last import DepthwiseConv, as_picture, as_sequence, duplicate_channels
 
-KERNEL_REACHES = (8, 16, 32)
+KERNEL_REACHES = (8, 10, 13, 16, 24, 32)
 """Steps to either side that a kernel of a prepared `HeatDiffusion` may cover; the shortest that loses no channel."""
 KERNEL_ERROR = 3e-6
 """Largest relative error (root mean square, white input) at which a kernel may be cut off; else the FFT is taken."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lipsep.layers.arranged import Arranged
 
@@ -27,7 +28,8 @@ class SRULayer(Arranged):
     """One layer, forward or both ways, in independent groups of channels.
 
     Shape: (L, N, C_in) -> (L - window + 1, N, C_out) with C_out = n_groups * n_directions * hidden; the first group
-    sees the first C_in / n_groups channels, and so on.
+    (G in all) sees the first C_in / G channels, and so on. Of each group's outputs, the first half is the forward
+    direction's.
 
     Args:
         n_in: channels per group and step.
@@ -40,7 +42,6 @@ class SRULayer(Arranged):
         n_directions = 2 if bidirectional else 1
         self.window, self.layout = window, (n_groups, n_directions, hidden)
         self.n_maps = 3 if window == 1 and n_in == n_directions * hidden else 4  # z, a, p, and s where sizes differ
-        self.shape = (n_in, window, n_directions * hidden, self.n_maps)
         bound = (3 / (n_in * window)) ** 0.5
 
         def uniform(*shape: int) -> nn.ParameterList:
@@ -51,41 +52,45 @@ class SRULayer(Arranged):
         self.bias = nn.ParameterList(torch.zeros(2 * n_directions * hidden) for _ in range(n_groups))  # b_f, b_r
 
     def arrange(self) -> tuple[Tensor, ...]:
-        """Gate weights and biases (C_out,), then each group's matrix (window * C_in / G, n_maps * C_out / G)."""
-        both = (self.carry_weight, self.bias)
-        gates = (torch.stack(list(p)).unflatten(1, (2, -1)).transpose(0, 1).flatten(1) for p in both)
-        matrices = (w.view(self.shape).permute(1, 0, 3, 2).flatten(2).flatten(0, 1) for w in self.weight)
-        return (*(half for pair in gates for half in pair), *matrices)
+        """v_f, v_r (C_out,); matrices (G, window * C_in / G, n_maps * C_out / G), and what is added to the products."""
+        n_groups, n_directions, hidden = self.layout
+        v_f, v_r = torch.stack(list(self.carry_weight)).unflatten(1, (2, -1)).unbind(1)
+        gates = torch.stack(list(self.bias)).view(n_groups, 2, n_directions, hidden).transpose(1, 2)  # b_f, b_r
+        bias = F.pad(gates, (0, 0, 1, self.n_maps - 3)).view(n_groups, 1, -1)  # for z, a, p, s: (G, 1, D * n_maps * H)
+        weight = torch.stack(list(self.weight)).view(n_groups, -1, self.window, n_directions, hidden, self.n_maps)
+        weight = weight.permute(0, 2, 1, 3, 5, 4).flatten(3).flatten(1, 2)
+        return v_f.flatten(), v_r.flatten(), weight.contiguous(), bias
 
-    def forward(self, x: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """carry: (N, C_out) after the sequence's earlier part, zeros if there is none. Returns outputs, last carry."""
-        v_f, v_r, b_f, b_r, *matrices = self.arranged()
-        z, a, p, *projected = self._maps(x, matrices)
-        skip = projected[0] if projected else self._in_order(x.unflatten(-1, (self.layout[0], -1)))
+    def forward(self, x: Tensor, turned: Tensor | None = None, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One layer, whose output has the backward direction's time turned round, as `in_time` undoes it.
+
+        Args:
+            turned: x with its own backward channels' time turned round, for a layer as wide as its input.
+            carry: (N, C_out) after the sequence's earlier part, zeros if there is none.
+
+        Returns:
+            outputs, last carry.
+        """
+        v_f, v_r, weight, bias = self.arranged()
+        n_groups, n_directions, hidden = self.layout
+        windows = x.unflatten(-1, (n_groups, -1)).unfold(0, self.window, 1)  # (L', N, G, C_in / G, window)
+        rows = windows.permute(2, 0, 1, 4, 3).flatten(3).flatten(1, 2)  # (G, L' * N, window * C_in / G)
+        maps = torch.baddbmm(bias, rows, weight).view(n_groups, *windows.shape[:2], n_directions, self.n_maps, hidden)
+        maps = self.in_time(maps.permute(4, 1, 2, 0, 3, 5).flatten(3), time=1)  # (n_maps, L', N, C_out)
+        z, a, p, *projected = maps.unbind(0)
         start = torch.zeros_like(z[0]) if carry is None else carry
-        c = _scan(z, a + b_f, v_f, start)
-        before = torch.cat([start[None], c[:-1]])
-        r = torch.sigmoid(torch.addcmul(p + b_r, before, v_r))
-        return self._back(torch.lerp(skip, c, r)), c[-1]
+        c = _scan(z, a, v_f, start)
+        r = torch.sigmoid(torch.addcmul(p, torch.cat([start[None], c[:-1]]), v_r))
+        if not projected:
+            projected = [self.in_time(x) if turned is None else turned]
+        return torch.lerp(projected[0], c, r), c[-1]
 
-    def _maps(self, x: Tensor, matrices: list[Tensor]) -> tuple[Tensor, ...]:
-        """The products with the weights: (L, N, C_in) -> n_maps times (L', N, C_out)."""
-        windows = x.unflatten(-1, (self.layout[0], -1)).unfold(0, self.window, 1)  # (L', N, G, C_in / G, window)
-        groups = windows.permute(2, 0, 1, 4, 3).flatten(3).flatten(1, 2)  # (G, L' * N, window * C_in / G)
-        products = [rows @ matrix for rows, matrix in zip(groups, matrices, strict=True)]
-        maps = torch.stack(products, dim=1).view(*windows.shape[:2], len(products), self.n_maps, -1)
-        return self._in_order(maps.permute(3, 0, 1, 2, 4)).unbind(0)
-
-    def _in_order(self, x: Tensor) -> Tensor:
-        """Turn the backward direction's time round: (..., L, N, groups, C_out / groups) -> (..., L, N, C_out)."""
+    def in_time(self, x: Tensor, time: int = 0) -> Tensor:
+        """Turn the time of the backward direction's channels round: (..., L, N, C_out) -> same."""
         if self.layout[1] == 1:
-            return x.flatten(-2).contiguous()
-        forward, backward = x.unflatten(-1, self.layout[1:]).unbind(-2)
-        return torch.stack([forward, backward.flip(-4)], dim=-2).flatten(-3)
-
-    def _back(self, x: Tensor) -> Tensor:
-        """The inverse of `_in_order`, (L, N, C_out) both."""
-        return self._in_order(x.unflatten(2, (self.layout[0], -1)))
+            return x
+        forward, backward = x.unflatten(-1, self.layout).unbind(-2)
+        return torch.stack([forward, backward.flip(time)], dim=-2).flatten(-3)
 
 
 class SRU(nn.Module):
@@ -105,9 +110,10 @@ class SRU(nn.Module):
 
     def forward(self, x: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """carry: (layers, N, channels) that an earlier call returned for the same sequences' earlier part."""
-        carries = []
+        carries, turned = [], None
         for i, layer in enumerate(self.layers):
-            x, last = layer(x, None if carry is None else carry[i])
+            turned, last = layer(x, turned, None if carry is None else carry[i])
+            x = layer.in_time(turned)
             carries.append(last)
         return x, torch.stack(carries)
 

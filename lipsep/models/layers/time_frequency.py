@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipsep.layers.arranged import Arranged
-from lipsep.models.layers.memory import Memory
+from lipsep.models.layers.memory import Memory, Recent
 from lipsep.models.layers.sru import SRU
 from lipsep.models.layers.waveform import overlap_add
 
@@ -221,9 +221,12 @@ class TFAttention(nn.Module):
         """Keys and values with those of the past in front, and which of them each frame sees: (T, T_past + T) bool."""
         n_steps, joined = k.shape[2], []
         for new in (k, v):
-            past = memory.recall()
-            both = new if past is None else torch.cat([past, new], dim=2)
-            memory.keep(both if self.span is None else both[:, :, max(0, both.shape[2] - (self.span - 1)) :])
+            recent = memory.recall()
+            if recent is None:
+                recent, both = Recent(new, n_steps if self.span is None else self.span - 1), new
+            else:
+                both = recent.append(new)
+            memory.keep(recent)
             joined.append(both)
         n_keys = joined[0].shape[2]
         age = torch.arange(n_keys - n_steps, n_keys, device=k.device)[:, None] - torch.arange(n_keys, device=k.device)

@@ -122,7 +122,7 @@ class Embed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.copies:
-            x = x.repeat_interleave(self.copies, dim=-1) if self.copies > 1 else x
+            x = x.repeat_interleave(self.copies, dim=2) if self.copies > 1 else x
             x = x * self.weight[:, 0] + self.bias
         else:
             x = F.linear(x, self.weight, self.bias)

@@ -42,7 +42,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # what training, scoring and testing need besides; pesq is compiled
 $(VENV)/.installed: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,web,serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,web,serve,postgres,onnx,dev]'
 	touch $@
 
 clean:

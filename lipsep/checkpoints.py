@@ -33,6 +33,7 @@ from lipsep.errors import ModelError, WeightsError
 from lipsep.models import SeparationModel, create_model, list_models
 from lipsep.models.dolphin_published import is_published
 from lipsep.models.published import published_model
+from lipsep.onnx_model import SUFFIX, OnnxModel
 
 FORMAT = 1
 PACKAGED = Path(__file__).parent / "weights"
@@ -72,8 +73,9 @@ def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.devi
     """A model with its weights, in evaluation mode.
 
     Args:
-        name_or_folder: packaged weights ("dolphin_laptop"; see `available_weights`), a folder in the hub's layout, or a
-            hub id ("JusperLee/Dolphin"), which is downloaded on first use and found in the hub's cache from then on.
+        name_or_folder: packaged weights ("dolphin_laptop"; see `available_weights`), a folder in the hub's layout, a
+            hub id ("JusperLee/Dolphin"), which is downloaded on first use and found in the hub's cache from then on, or
+            a graph that `lipsep export` wrote ("model.onnx"), for the processor alone.
         map_location: where the model goes.
 
     Raises:
@@ -81,6 +83,8 @@ def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.devi
         ModelError: the checkpoint names a model that this version does not know.
     """
     name = os.fspath(name_or_folder)
+    if name.endswith(SUFFIX):
+        return OnnxModel(Path(name)).to(map_location).eval()
     if os.path.isdir(name):
         folder = Path(name)
     elif (PACKAGED / name / _CONFIG).is_file():

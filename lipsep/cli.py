@@ -12,6 +12,7 @@ import typer
 import lipsep
 from lipsep.commands.compare import compare
 from lipsep.commands.evaluate import evaluate
+from lipsep.commands.export import export
 from lipsep.commands.mixtures import mixtures
 from lipsep.commands.plot import plot
 from lipsep.commands.prepare import prepare
@@ -93,6 +94,7 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(export)
 app.command()(web)
 app.command()(serve)
 app.command()(compare)

@@ -29,6 +29,7 @@ from lipsep.models import SeparationModel
 from lipsep.outputs import REPORT, OutputFolder, finished_report, writing_to
 from lipsep.report import peak_memory_mib, presence_runs, versions
 from lipsep.streaming import check_streamable, separate_stream
+from lipsep.sync import AUTO, CONFIDENT, CORRECT_MS, Offset, ShiftedLips, asked_offset, find_offset
 from lipsep.voices import (
     RATE_CHOICES,
     VIDEO_CHOICES,
@@ -71,8 +72,9 @@ class Separator:
         voices = Separator("JusperLee/Dolphin", device="cuda")("interview.mp4").voices
 
     Args:
-        model: a registered name with weights, a folder with config.json and model.safetensors, a hub id, or a
-            `SeparationModel` (which is switched to evaluation mode and moved to the device).
+        model: a registered name with weights, a folder with config.json and model.safetensors, a hub id, a
+            file that `lipsep export` wrote, or a `SeparationModel` (which is switched to evaluation mode and moved to
+            the device).
         device: "auto" (CUDA where there is one, else the processor), "cpu", "cuda", "cuda:1" or "mps".
         window_s, overlap_s, batch: see `lipsep.windows.separate_windows`; batch None means 8 on a GPU, 1 elsewhere
             (measured: more gains nothing on a processor, and the full Dolphin then needs more than 2 GB).
@@ -90,8 +92,8 @@ class Separator:
         overlap_s: float = 1.0,
         batch: int | None = None,
     ) -> None:
-        self.device = choose_device(device)
         loaded = model if isinstance(model, torch.nn.Module) else load_model(model)
+        self.device = choose_device("cpu" if device == "auto" and loaded.processor_only else device)
         self._fingerprint, self._iterations = _fingerprint(loaded), loaded.iterations
         self.model = loaded.to(self.device).prepare_for_inference()
         self.window_s, self.overlap_s = window_s, overlap_s
@@ -117,6 +119,7 @@ class Separator:
         overwrite: bool = False,
         save_artifacts: bool = False,
         streaming: bool = False,
+        sync: str | float = AUTO,
         hook: Hook | None = None,
         on_faces: Callable[[list[FaceTrack]], None] | None = None,
     ) -> SeparationResult:
@@ -139,6 +142,8 @@ class Separator:
             overwrite: replace finished work in `out_dir`. Without it the same job is skipped, another is refused.
             save_artifacts: also write landmarks (.npz) and the lip pictures that the model saw (.mp4).
             streaming: separate picture by picture, hearing the past alone (`lipsep.streaming`); for causal models.
+            sync: "auto" finds out how much later the sound comes than the lips, and shifts the lips where that is sure
+                (`lipsep.sync`); "off" does neither; a number of ms is believed.
             hook: called as `hook(step, completed, total)`, steps "read", "faces", "lips", "separate", "write".
             on_faces: called with everyone who was found, before their voices are separated.
 
@@ -152,6 +157,7 @@ class Separator:
             raise OutputError(f"video '{video}' is not a choice: use {', '.join(VIDEO_CHOICES)}")
         if rate not in RATE_CHOICES:
             raise OutputError(f"rate '{rate}' is not a choice: use {' or '.join(RATE_CHOICES)}")
+        asked_offset(sync)
         if streaming:
             check_streamable(self.model)
         clip: Clip = ArrayClip(*source) if isinstance(source, tuple) else FileClip(source)
@@ -166,6 +172,7 @@ class Separator:
             "video": video,
             "save_artifacts": save_artifacts,
             "streaming": streaming,
+            "sync": sync,
             "window_s": self.window_s,
             "overlap_s": self.overlap_s,
         }
@@ -254,6 +261,10 @@ class Separator:
             needs_frames = recipe.source == "pixels"
             frames = run.counted("lips", islice(clip.frames(grey=True), n_seen), n_seen) if needs_frames else ()
             lips = [stack.enter_context(each) for each in extract_lips(tracks, frames, recipe, work)]
+            run.offset = asked_offset(settings["sync"]) or find_offset(tracks, mixture.read, mixture.n_samples)
+            if run.offset.n_frames:
+                lips = [ShiftedLips(each, run.offset.n_frames) for each in lips]
+            run.warn_of_offset()
         with run.step("separate"):
             n_frames = -(-mixture.n_samples // SAMPLES_PER_FRAME)
             needs_faces = self.model.needs_faces
@@ -288,7 +299,7 @@ class Separator:
             "settings": run.settings,
             "model": {
                 "name": self.model.name,
-                "parameters": sum(p.numel() for p in self.model.parameters()),
+                "parameters": self.model.n_parameters,
                 "weights": self._fingerprint,
                 **{key: self.model.metadata.get(key, "not stated") for key in ("licence", "provenance")},
                 "lip_recipe": self.model.lip_recipe,
@@ -306,6 +317,11 @@ class Separator:
                 }
                 for t, level in zip(found.tracks, found.levels_dbfs(), strict=True)
             ],
+            "sync": {
+                "sound_later_ms": run.offset.found_ms,
+                "confidence": run.offset.confidence,
+                "corrected_ms": run.offset.corrected_ms,
+            },
             "scale": found.scale,
             "seconds": {**run.seconds, "total": round(total_s, 3)},
             "real_time_factor": round(total_s / duration_s, 4),
@@ -362,6 +378,7 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
         self.n_looked_at = 0  # frames
+        self.offset = Offset()
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -383,6 +400,18 @@ class _Run:
     def warn(self, text: str) -> None:
         self.warnings.append(text)
         warnings.warn(text, stacklevel=3)
+
+    def warn_of_offset(self) -> None:
+        """Say what was done about sound and lips that are apart."""
+        found_ms, believed = self.offset.found_ms, self.offset.confidence >= CONFIDENT
+        if found_ms is not None and self.offset.corrected_ms:
+            when = "after" if found_ms > 0 else "before"
+            self.warn(f"the sound comes about {abs(found_ms):.0f} ms {when} the lips: corrected; --sync off leaves it")
+        elif found_ms is not None and believed and abs(found_ms) > CORRECT_MS:
+            self.warn(
+                f"sound and lips seem {abs(found_ms):.0f} ms apart, too much to be corrected unasked: try --sync "
+                f"{found_ms:.0f}"
+            )
 
 
 def _finished(out_dir: Path, clip: Clip, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:

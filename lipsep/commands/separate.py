@@ -9,6 +9,7 @@ import typer
 
 from lipsep.batch.inputs import find_tasks
 from lipsep.commands.batch import separate_batch
+from lipsep.commands.export import check_runtime
 from lipsep.errors import LipsepError, ModelError, OutputError
 from lipsep.terminal import Device, Ray, Threads, account, complain, open_separator, progress
 
@@ -52,7 +53,17 @@ def separate(
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Picture by picture, hearing the past alone; for causal models.")
     ] = False,
+    sync: Annotated[
+        str,
+        typer.Option(
+            help="Sound that is late or early: auto (corrected where sure), off, or by how many ms it is late."
+        ),
+    ] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished work again and replace it.")] = False,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="torch; or onnx, with --model a file of 'lipsep export'.", show_default=False),
+    ] = None,
     threads: Threads = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Also search the folders inside a folder.")] = False,
     jobs: Annotated[
@@ -76,6 +87,7 @@ def separate(
     if not sources:
         raise typer.BadParameter("name at least one video file", param_hint="INPUT")
     tasks = find_tasks(sources, out, recursive)
+    check_runtime(runtime, model)
     if published_cuda_device is not None:
         device = f"cuda:{published_cuda_device}" if published_cuda_device >= 0 else "cpu"
     if published_config is not None and model is None:
@@ -91,6 +103,7 @@ def separate(
         "overwrite": overwrite,
         "save_artifacts": save_artifacts,
         "streaming": streaming,
+        "sync": sync,
     }
     if jobs or ray or any(source.is_dir() for source in sources):
         separate_batch(

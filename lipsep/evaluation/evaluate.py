@@ -228,7 +228,7 @@ def separate_case(model: SeparationModel, case: Case) -> np.ndarray:
     Raises:
         MediaError: the model needs pictures of faces, and the data has mouths only.
     """
-    device = next(model.parameters()).device
+    device = next(iter(model.state_dict().values())).device
     mixture = torch.from_numpy(case.mixture).to(device)[None]
     shown = [torch.from_numpy(case.lips).to(device)]  # what there is of each person: lips, and the face if needed
     if model.needs_faces:

@@ -25,6 +25,8 @@ class SeparationModel(nn.Module):
     needs_faces: ClassVar[bool] = False
     """True: `forward` takes a third input, one picture of each person's face as `lipsep.faces.face_picture` makes it,
     (B, 3, P, P) with P = `config.face_size`, or (B, n_src, 3, P, P) where `faces_at_once`."""
+    processor_only: ClassVar[bool] = False
+    """True: runs on no other device."""
     dead_parameters: ClassVar[tuple[str, ...]] = ()
     """Shell-style patterns of parameters that the published code creates but that never influence the output."""
 
@@ -42,6 +44,11 @@ class SeparationModel(nn.Module):
     def n_faces(self) -> int:
         """Faces that go through the network together: 1, or the `n_src` it was built for where `faces_at_once`."""
         return self.config.n_src if self.faces_at_once else 1
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers training set."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def iterations(self) -> int | None:

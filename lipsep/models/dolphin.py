@@ -130,7 +130,7 @@ class FeedForward(nn.Module):
         return y
 
     def _branch(self, x: Tensor) -> Tensor:
-        y = F.glu(self.conv(self.expand(self.norm(x))))  # (B, T, hidden / 2)
+        y = F.glu(self.conv(self.expand(self.norm(x))), dim=2)  # (B, T, hidden / 2)
         return self.scale(self.dropout(self.contract(self.dropout(y))))
 
 
@@ -306,7 +306,7 @@ class OutputLayer(nn.Module):
         self.masking = masking
 
     def forward(self, x: Tensor, encoded: Tensor) -> Tensor:
-        x = self.mix(F.glu(self.expand(x)))
+        x = self.mix(F.glu(self.expand(x), dim=2))
         return F.relu(x) * encoded if self.masking else x
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,13 +62,14 @@ def finished(client: TestClient, job_id: str) -> dict:
 
 
 def test_submit_poll_fetch_cancel(server, clip):
-    answer = submit(server, clip, speakers=1, video="none")
+    answer = submit(server, clip, speakers=1, video="none", rate="original")
     assert answer.status_code == 201 and answer.json()["status"] in (WAITING, RUNNING)
     job = finished(server, answer.json()["id"])
     assert (job["status"], job["people"]) == (DONE, 1) and "speaker_1.wav" in job["files"]
     address = f"/v1/jobs/{job['id']}"
     wav = server.get(f"{address}/files/speaker_1.wav")
     assert wav.content[:4] == b"RIFF" and wav.headers["content-disposition"].endswith('"speaker_1.wav"')
+    assert server.get(f"{address}/files/report.json").json()["settings"]["rate"] == "original"
     for name in "nothing.wav", "../jobs.sqlite", "..%2f..%2fjobs.sqlite", "%2e%2e/%2e%2e/jobs.sqlite", "/etc/passwd":
         assert server.get(f"{address}/files/{name}").status_code == 404, name
     metrics = server.get("/metrics").text
@@ -116,25 +122,76 @@ def test_twenty_uploads_at_once_and_a_restart_in_the_middle(open_server, clip, t
     assert left == sorted(ids[:3])  # cancelled jobs leave nothing
 
 
-def test_jobs_are_taken_in_order_and_survive(tmp_path):
-    store = JobStore(tmp_path)
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """URL of a PostgreSQL server of this test's own."""
+    pytest.importorskip("psycopg", reason="needs pip install 'lipsep[postgres]'")
+    found = [shutil.which("initdb"), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))]
+    if not any(found):
+        pytest.skip("no PostgreSQL server (initdb) is installed here")
+    programs = Path(next(filter(None, found[::-1]))).parent
+    folder = Path(tempfile.mkdtemp(prefix="lipsep-postgres-"))  # its path must be short, and PostgreSQL's own
+    user = {}
+    if os.getuid() == 0:  # which PostgreSQL refuses to run as
+        shutil.chown(folder, "postgres")
+        user = {"user": "postgres"}
+
+    def run(program: str, *arguments: str) -> None:
+        command = [str(programs / program), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd=folder, **user)
+
+    run("initdb", "-U", "lipsep", "-A", "trust", "--no-sync")
+    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses='' -c fsync=off", "start")
+    yield f"postgresql://lipsep@/postgres?host={folder}"
+    run("pg_ctl", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def database(request) -> str | None:
+    return request.getfixturevalue("postgres") if request.param == "PostgreSQL" else None
+
+
+def test_jobs_are_taken_in_order_and_survive(database, tmp_path):
+    store = JobStore(tmp_path, database)
     for name in "abc":
         store.add(f"{name}.mp4", {"speakers": None}, name)
     assert store.n_ahead(store.get("c")) == 2
     assert store.take()["id"] == "a" and store.get("a")["status"] == RUNNING
     with pytest.raises(OutputError, match="another server"):
-        JobStore(tmp_path)
+        JobStore(tmp_path, database)
     store.end("a", DONE, {"files": ["x"]}, "")
     assert store.take()["id"] == "b"
     store.close()
-    again = JobStore(tmp_path)
+    again = JobStore(tmp_path, database)
     assert again.counts() == {WAITING: 2, RUNNING: 0, DONE: 1, "failed": 0}
     assert again.take()["id"] == "b" and again.get("a")["report"] == {"files": ["x"]}
-    assert again.ended_before(time.time() + 1) == ["a"]
+    assert again.ended_before(time.time() + 1) == ["a"] and again.ended_before(time.time() - 60) == []
+    again.remove("a")
+    assert again.get("a") is None
     again.close()
+
+
+def test_a_lost_connection_to_the_database_is_made_anew(postgres, tmp_path):
+    import psycopg
+
+    store = JobStore(tmp_path, postgres)
+    store.add("a.mp4", {}, "lost and found")
+    with psycopg.connect(postgres, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    assert store.get("lost and found")["status"] == WAITING
+    store.close()
+
+
+def test_databases_that_cannot_be_used_are_told(tmp_path):
+    with pytest.raises(OutputError, match="must begin with postgresql://"):
+        JobStore(tmp_path, "mysql://localhost/x")
     (tmp_path / "jobs.sqlite").write_bytes(b"damaged" * 1000)
     with pytest.raises(OutputError, match=r"jobs\.sqlite"):
         JobStore(tmp_path)
+    if importlib.util.find_spec("psycopg"):
+        with pytest.raises(OutputError, match=r"cannot use the PostgreSQL database .* check its URL"):
+            JobStore(tmp_path, f"postgresql://nobody@/nothing?host={tmp_path}")
 
 
 def test_too_many_waiting_jobs_are_turned_away(open_server, tmp_path):

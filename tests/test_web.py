@@ -74,11 +74,11 @@ class Visitor:
     def upload(self, name: str, content: bytes) -> httpx.Response:
         return self.http.post("/gradio_api/upload", files={"files": (name, content)})
 
-    def separate(self, name: str, content: bytes) -> list[str]:
+    def separate(self, name: str, content: bytes, as_recorded: bool = False) -> list[str]:
         """Everything that was shown, joined for each state of the page."""
         (path,) = self.upload(name, content).json()
         data = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-        order = {"data": [data], "fn_index": self._function, "session_hash": self.session}
+        order = {"data": [data, as_recorded], "fn_index": self._function, "session_hash": self.session}
         self.http.post("/gradio_api/queue/join", json=order).raise_for_status()
         shown: list[list] = []
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as events:
@@ -108,7 +108,7 @@ def result_key(shown: list[str]) -> str:
 
 @pytest.mark.slow
 def test_a_video_becomes_voices_to_hear_and_take_away(visitor, server, clip):
-    shown = visitor.separate(clip.name, clip.read_bytes())
+    shown = visitor.separate(clip.name, clip.read_bytes(), as_recorded=True)
     faces = next(k for k, text in enumerate(shown) if "data:image/png" in text)
     assert faces < len(shown) - 1, "faces appear before the voices are there"
     base = f"/results/{result_key(shown)}"
@@ -130,6 +130,7 @@ def test_a_video_becomes_voices_to_hear_and_take_away(visitor, server, clip):
     ):
         assert visitor.http.get(outside).status_code in (403, 404), outside
     again = Visitor(server).http.get(f"{base}/report.json").json()
+    assert again["settings"]["rate"] == "original"
     assert str(Path("/")) + "tmp" not in json.dumps(again)  # no path of the machine
     visitor.separate("next.mp4", b"nothing")
     assert visitor.http.get(f"{base}/speaker_2.wav").status_code == 404  # removed when the visitor begins anew

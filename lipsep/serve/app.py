@@ -74,6 +74,7 @@ def create_app(
     n_jobs: int = 1,
     token: str | None = None,
     limits: Limits = Limits(),
+    database: str | None = None,
 ) -> FastAPI:
     """The server as an application for uvicorn. One server at a time may use `data`.
 
@@ -81,12 +82,13 @@ def create_app(
         data: folder of jobs and files, which outlive the server.
         model, device, threads: see `lipsep.terminal.open_separator`.
         n_jobs: separations at a time.
+        database: URL of a PostgreSQL database for the jobs; None: an SQLite file in `data`.
         token: what "Authorization: Bearer TOKEN" must say for everything but /health; None: nothing is asked.
 
     Raises:
-        ModelError: the model cannot be loaded. OutputError: `data` cannot be used.
+        ModelError: the model cannot be loaded. OutputError: `data` or the database cannot be used.
     """
-    store = JobStore(data)
+    store = JobStore(data, database)
     workers = [WorkerProcess(model, device, threads) for _ in range(n_jobs)]
     runner = Runner(store, workers, limits.duration_s, limits.time_limit_s, limits.keep_s)
 
@@ -143,6 +145,7 @@ def create_app(
         speakers: Annotated[int, Form(ge=0, le=100, description="keep so many people; 0: all who matter")] = 0,
         keep_offscreen: Annotated[bool, Form(description="also hear people while they are not visible")] = False,
         video: Annotated[Literal["none", "original", "tracked"], Form(description="a video per person")] = "original",
+        rate: Annotated[Literal["16k", "original"], Form(description="voices at 16 kHz, or as recorded")] = "16k",
     ) -> Job:
         """Submit a video; it is separated when its turn comes."""
         if store.counts()[WAITING] >= limits.n_waiting:
@@ -157,7 +160,8 @@ def create_app(
         except OutputError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise HTTPException(507, "the server cannot store files at present: come back later") from error
-        job = store.add(name, {"speakers": speakers or None, "keep_offscreen": keep_offscreen, "video": video}, job_id)
+        options = {"speakers": speakers or None, "keep_offscreen": keep_offscreen, "video": video, "rate": rate}
+        job = store.add(name, options, job_id)
         runner.announce()
         return shown(job)
 

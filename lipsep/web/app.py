@@ -21,8 +21,9 @@ import gradio
 from starlette.background import BackgroundTask
 
 from lipsep.batch.process import Outcome, WorkerProcess
+from lipsep.constants import SAMPLE_RATE
 from lipsep.errors import LipsepError, MediaError
-from lipsep.media import WavWriter, probe, read_audio
+from lipsep.media import WavWriter, probe, read_recorded_audio, recorded_form
 from lipsep.web.pieces import failure_html, people_html, player_html, progress_html
 from lipsep.web.visitors import Visit, Visits
 
@@ -108,7 +109,7 @@ def create_app(
             raise fastapi.HTTPException(404, "there is nothing here, or not any more")
         return fastapi.responses.FileResponse(path, headers={"Cache-Control": "private, no-store"})
 
-    def separate(upload: str | None, request: gradio.Request) -> Iterator[tuple[str, str, str]]:
+    def separate(upload: str | None, as_recorded: bool, request: gradio.Request) -> Iterator[tuple[str, str, str]]:
         """Progress, faces and player, again and again while a visitor's video is separated."""
         if upload is None:
             return
@@ -117,7 +118,7 @@ def create_app(
         os.link(upload, source)  # not moved: Gradio keeps equal files of two visitors in one place, and sweeps it
         worker = workers.get()
         try:
-            yield from _run(worker, visit, source, limits)
+            yield from _run(worker, visit, source, "original" if as_recorded else "16k", limits)
         finally:
             visit.stop.set()
             workers.put(worker)
@@ -132,8 +133,13 @@ def create_app(
             f"{limits.duration_s / 60:.3g} minutes."
         )
         upload = gradio.File(label="Video", file_count="single", elem_id="lipsep-upload")
+        as_recorded = gradio.Checkbox(
+            label="Voices at the rate and with the channels of the recording, not 16 kHz mono (choose first)"
+        )
         progress, people, player = gradio.HTML(), gradio.HTML(), gradio.HTML()
-        upload.upload(separate, upload, [progress, people, player], api_name=False, concurrency_limit=n_jobs)
+        upload.upload(
+            separate, [upload, as_recorded], [progress, people, player], api_name=False, concurrency_limit=n_jobs
+        )
         page.unload(leave)
     page.queue(max_size=limits.n_waiting, default_concurrency_limit=n_jobs, api_open=False)
     return gradio.mount_gradio_app(
@@ -151,11 +157,13 @@ def create_app(
     )
 
 
-def _run(worker: WorkerProcess, visit: Visit, source: Path, limits: Limits) -> Iterator[tuple[str, str, str]]:
+def _run(
+    worker: WorkerProcess, visit: Visit, source: Path, rate: str, limits: Limits
+) -> Iterator[tuple[str, str, str]]:
     shown = {"progress": progress_html("read", 0, None), "people": "", "player": ""}
     changed: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(_separate, worker, visit, source, limits, changed)
+        running = pool.submit(_separate, worker, visit, source, rate, limits, changed)
         try:
             while not running.done():
                 yield tuple(shown.values())
@@ -176,7 +184,12 @@ def _run(worker: WorkerProcess, visit: Visit, source: Path, limits: Limits) -> I
 
 
 def _separate(
-    worker: WorkerProcess, visit: Visit, source: Path, limits: Limits, changed: queue.SimpleQueue[dict[str, str]]
+    worker: WorkerProcess,
+    visit: Visit,
+    source: Path,
+    rate: str,
+    limits: Limits,
+    changed: queue.SimpleQueue[dict[str, str]],
 ) -> Outcome:
     duration_s = probe(source).duration_s
     if duration_s > limits.duration_s:
@@ -187,15 +200,16 @@ def _separate(
     outcome = worker.separate(
         source,
         results,
-        {},
+        {"rate": rate},
         progress=lambda *step: changed.put({"progress": progress_html(*step)}),
         on_faces=lambda people: changed.put({"people": people_html(people)}),
         stop=visit.stop,
         time_limit_s=limits.time_limit_s,
     )
     if outcome.status == "done":
-        with WavWriter(results / "original.wav") as wav:
-            for block in read_audio(source):
+        form = recorded_form(source) if rate == "original" else (SAMPLE_RATE, 1)
+        with WavWriter(results / "original.wav", sample_rate=form[0], n_channels=form[1]) as wav:
+            for block in read_recorded_audio(source, *form):
                 wav.write(block)
     source.unlink(missing_ok=True)
     return outcome

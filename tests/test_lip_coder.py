@@ -50,9 +50,11 @@ def column(folder: Path, name: str) -> list[float]:
 
 @pytest.mark.slow
 def test_it_learns_to_give_pictures_back_and_uses_its_codes(tmp_path):
-    folder = pretrain(write(tmp_path, teacher={"targets": "targets"}))
+    """In so few steps codes that nobody chose must begin anew, or two or three are left."""
+    settings = {"batch": 2, "steps_per_epoch": 16, "restart_below": 0.2}
+    folder = pretrain(write(tmp_path, teacher={"targets": "targets"}, **settings))
     errors = column(tmp_path / "coder", "val_reconstruction")
-    assert errors[-1] < 0.8 * errors[0]
+    assert errors[-1] < 0.5 * errors[0]
     assert column(tmp_path / "coder", "val_codes_used")[-1] >= 4
     assert column(tmp_path / "coder", "val_perplexity")[-1] > 2
     model = load_model(str(folder))
@@ -60,7 +62,7 @@ def test_it_learns_to_give_pictures_back_and_uses_its_codes(tmp_path):
     assert model.metadata["validation"]["val_reconstruction"] == pytest.approx(min(errors), abs=1e-3)
     assert bool(model.video_encoder.quantizer.started)
     original, given_back = (np.load(tmp_path / f"coder/{name}.npy") for name in ("original", "reconstruction"))
-    assert original.shape == given_back.shape and np.square(given_back - original).mean() < errors[0]
+    assert original.shape == given_back.shape and np.square(given_back - original).mean() < 0.7 * original.var()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,22 @@ def test_pictures_survive_the_disk_and_stay_there(corpus):
     assert not any(isinstance(pictures, np.ndarray) for pictures in corpus.pictures)
     assert join([corpus, pack([])]).pictures is not None  # a shard of which every clip was skipped
     assert join([corpus, pack([counting("c", 0, as_pictures=False)])]).pictures is None
+
+
+def test_a_selection_of_joined_files_reads_its_own_slices(corpus, tmp_path):
+    chosen = join([corpus.select([3, 0]), pack([counting("c", 50)])])
+    chosen.save(tmp_path / "chosen.npz")
+    for clips in (chosen, TalkingClips.load(tmp_path / "chosen.npz")):
+        for index, first in enumerate((100, 10, 50)):
+            voice = clips[index].voice[::640] * 300
+            np.testing.assert_allclose(voice, first + np.arange(25), atol=0.01)
+            assert clips[index].pictures[np.array([2])][0, 0, 0] == first + 2 and clips[index].mouth.shape == (
+                25,
+                20,
+                2,
+            )
+        assert len(clips.voices) == 75 * 640 and clips.mouths.shape == (75, 20, 2)
+    assert len(pickle.dumps(corpus)) < 5_000  # what a worker process is sent: paths, no arrays
 
 
 def test_the_model_sees_the_frames_that_it_hears(corpus):

@@ -1,8 +1,8 @@
 """Talking clips: a corpus packed for training, every voice beside the mouth that spoke it.
 
 A corpus of short clips becomes one file: all voices end to end at 16 kHz and all mouths end to end at 25 fps, so that
-a training example is two slices of two arrays. An hour of speech takes 115 MB for the voices and 14 MB for the mouths.
-Where the mouths were filmed too, their pictures lie in a second file and stay there (`lipsep.data.pictures`).
+a training example is two slices of two arrays, which stay on disk. An hour of speech takes 115 MB for the voices and
+14 MB for the mouths. Where the mouths were filmed too, their pictures lie in a second file (`lipsep.data.pictures`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from lipsep.constants import SAMPLES_PER_FRAME
 from lipsep.data.pictures import Pictures, save_pictures, stored_pictures
+from lipsep.data.stored import EndToEnd, Sliced, StoredArray
 from lipsep.errors import MediaError
 from lipsep.outputs import partial_path
 
@@ -51,46 +52,71 @@ class TalkingClip:
 
 
 class TalkingClips:
-    """A sequence of `TalkingClip` in two flat arrays; what a corpus becomes once prepared."""
+    """A sequence of `TalkingClip`, slices of two flat arrays; what a corpus becomes once prepared."""
 
     def __init__(
         self,
         names: list[str],
         talkers: list[str],
         n_frames: np.ndarray,
-        voices: np.ndarray,
-        mouths: np.ndarray,
+        voices: Sliced,
+        mouths: Sliced,
         pictures: Sequence[Pictures] | None = None,
+        first_frames: np.ndarray | None = None,
     ):
         """
         Args:
             names, talkers: one each per clip.
             n_frames: (clips,) int64, video frames per clip.
-            voices: (640 * sum(n_frames),) int16.
-            mouths: (sum(n_frames), 20, 2) float32.
+            voices: (640 * frames,) int16.
+            mouths: (frames, 20, 2) float32.
             pictures: one each per clip; None: the corpus has none.
+            first_frames: (clips,) int64, where in the arrays each clip begins; None: they follow one another.
         """
-        self.names, self.talkers = names, talkers
-        self.n_frames, self.voices, self.mouths, self.pictures = n_frames, voices, mouths, pictures
-        self._first_frame = np.concatenate([[0], np.cumsum(n_frames)])
+        self.names, self.talkers, self.n_frames, self.pictures = names, talkers, n_frames, pictures
+        self._voices, self._mouths = voices, mouths
+        self._first_frames = np.cumsum(n_frames) - n_frames if first_frames is None else first_frames
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> TalkingClip:
-        start, stop = self._first_frame[index], self._first_frame[index + 1]
-        voice = self.voices[start * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
         return TalkingClip(
             self.names[index],
             self.talkers[index],
-            voice.astype(np.float32) / 32768,
-            self.mouths[start:stop],
+            self._part(self._voices, index, SAMPLES_PER_FRAME).astype(np.float32) / 32768,
+            self._part(self._mouths, index, 1),
             None if self.pictures is None else self.pictures[index],
         )
 
+    @property
+    def voices(self) -> np.ndarray:
+        """All voices end to end, (640 * sum(n_frames),) int16."""
+        parts = [self._part(self._voices, index, SAMPLES_PER_FRAME) for index in range(len(self))]
+        return np.concatenate([np.zeros(0, np.int16), *parts])
+
+    @property
+    def mouths(self) -> np.ndarray:
+        """All mouths end to end, (sum(n_frames), 20, 2) float32."""
+        parts = [self._part(self._mouths, index, 1) for index in range(len(self))]
+        return np.concatenate([np.zeros((0, MOUTH_POINTS, 2), np.float32), *parts])
+
+    def _part(self, array: Sliced, index: int, per_frame: int) -> np.ndarray:
+        start = int(self._first_frames[index])
+        return array[start * per_frame : (start + int(self.n_frames[index])) * per_frame]
+
     def select(self, indices: Iterable[int]) -> TalkingClips:
         """The clips with these indices, as a corpus of its own."""
-        return pack(self[int(i)] for i in indices)
+        chosen = np.array(list(indices), np.int64)
+        return TalkingClips(
+            [self.names[i] for i in chosen],
+            [self.talkers[i] for i in chosen],
+            self.n_frames[chosen],
+            self._voices,
+            self._mouths,
+            None if self.pictures is None else [self.pictures[i] for i in chosen],
+            self._first_frames[chosen],
+        )
 
     def save(self, path: Path) -> None:
         """Write to one ``.npz`` file, complete or not at all; pictures to one beside it, first."""
@@ -119,15 +145,15 @@ class TalkingClips:
             raise MediaError(f"no prepared corpus at {path}: `lipsep train RECIPE` makes those its recipe names")
         pictures = _pictures_path(path)
         with np.load(path, allow_pickle=False) as stored:
-            n_frames = stored["n_frames"]
-            return cls(
-                stored["names"].tolist(),
-                stored["talkers"].tolist(),
-                n_frames,
-                stored["voices"],
-                stored["mouths"],
-                stored_pictures(pictures, n_frames) if pictures.is_file() else None,
-            )
+            names, talkers, n_frames = (stored[what] for what in ("names", "talkers", "n_frames"))
+        return cls(
+            names.tolist(),
+            talkers.tolist(),
+            n_frames,
+            StoredArray.open(path, "voices"),
+            StoredArray.open(path, "mouths"),
+            stored_pictures(pictures, n_frames) if pictures.is_file() else None,
+        )
 
 
 def pack(clips: Iterable[TalkingClip]) -> TalkingClips:
@@ -154,11 +180,15 @@ def pack(clips: Iterable[TalkingClip]) -> TalkingClips:
 
 def join(parts: Sequence[TalkingClips]) -> TalkingClips:
     """Several corpora as one."""
+    before = np.cumsum([0, *(len(part._mouths) for part in parts)])  # frames
     return TalkingClips(
         [name for part in parts for name in part.names],
         [talker for part in parts for talker in part.talkers],
-        *(np.concatenate([getattr(part, what) for part in parts]) for what in ("n_frames", "voices", "mouths")),
+        np.concatenate([part.n_frames for part in parts]),
+        EndToEnd([part._voices for part in parts]),
+        EndToEnd([part._mouths for part in parts]),
         _all_or_none([each for part in parts for each in part.pictures or [None] * len(part)]),
+        np.concatenate([part._first_frames + first for part, first in zip(parts, before, strict=False)]),
     )
 
 

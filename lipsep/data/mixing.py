@@ -18,8 +18,8 @@ from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.clips import TalkingClip, TalkingClips
 from lipsep.data.lip_view import LipView
 from lipsep.data.mouth_augmentation import MouthConfig
-from lipsep.data.noises import Noises
 from lipsep.data.pace import draw_stretch
+from lipsep.data.stored import Sliced
 from lipsep.lips import LipRecipe
 
 
@@ -59,7 +59,7 @@ class Mixtures(Dataset):
         self,
         filmed: TalkingClips,
         unfilmed: TalkingClips | None,
-        noises: np.ndarray | Noises | None,
+        noises: Sliced | None,
         config: MixingConfig,
         recipe: LipRecipe,
         n_items: int,

@@ -6,11 +6,9 @@ DEMAND have none: of every recording the first eight tenths train, the ninth val
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -155,26 +153,3 @@ def save_noises(path: Path, sources: Sequence[NoiseSource], sounds: Sequence[np.
         with partial.open("wb") as file:
             save(file)
         partial.replace(target)
-
-
-class Noises:
-    """All noise of a split end to end; stands for one array (T,) int16 of which stretches are read from disk."""
-
-    def __init__(self, shards: Sequence[Path]) -> None:
-        lengths = [len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in shards]
-        self._shards = list(shards)
-        self._stops = list(accumulate(lengths))
-
-    def __len__(self) -> int:
-        return self._stops[-1]
-
-    def __getitem__(self, stretch: slice) -> np.ndarray:
-        start, stop, _ = stretch.indices(len(self))
-        parts = []
-        number = bisect_right(self._stops, start)
-        while start < stop:
-            first = self._stops[number - 1] if number else 0
-            shard = np.load(self._shards[number], mmap_mode="r", allow_pickle=False)
-            parts.append(shard[start - first : stop - first])
-            start, number = self._stops[number], number + 1
-        return np.concatenate(parts)

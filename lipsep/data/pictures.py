@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lipsep.data.stored import StoredArray
 from lipsep.errors import MediaError
 from lipsep.lips import CROP_SIZE
 from lipsep.outputs import partial_path
@@ -26,17 +27,13 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class StoredPictures:
-    """Pictures of one clip in an ``.npy`` file, uint8 (frames, 96, 96), that holds many clips."""
+    """Pictures of one clip among those of many, uint8 (frames, 96, 96), of which it begins at `first`."""
 
-    path: Path
+    stored: StoredArray
     first: int
-    n_frames: int
-
-    def __len__(self) -> int:
-        return self.n_frames
 
     def __getitem__(self, frames: np.ndarray) -> np.ndarray:
-        return np.load(self.path, mmap_mode="r", allow_pickle=False)[self.first + np.asarray(frames)]
+        return self.stored[self.first + np.asarray(frames)]
 
 
 @dataclass(frozen=True)
@@ -95,5 +92,5 @@ def save_pictures(path: Path, clips: Sequence[Pictures], n_frames: np.ndarray) -
 
 def stored_pictures(path: Path, n_frames: np.ndarray) -> list[StoredPictures]:
     """What `save_pictures` wrote, one for each clip."""
-    first = np.concatenate([[0], np.cumsum(n_frames)])
-    return [StoredPictures(path, int(start), int(n)) for start, n in zip(first, n_frames, strict=False)]
+    stored = StoredArray.open(path)
+    return [StoredPictures(stored, int(first)) for first in np.cumsum(n_frames) - n_frames]

@@ -18,9 +18,9 @@ import torch
 from lipsep.data.clips import TalkingClip, TalkingClips, join, pack
 from lipsep.data.filming import Hook, film_talker
 from lipsep.data.layouts import VIDEO_SUFFIXES
-from lipsep.data.noises import Noises
 from lipsep.data.shards import is_prepared, load_noises, load_shards, prepared_splits
 from lipsep.data.sound_to_mouth import N_NETWORKS, film, fit
+from lipsep.data.stored import Sliced
 from lipsep.errors import FaceError, MediaError
 from lipsep.media import load_audio
 
@@ -85,7 +85,7 @@ def unfilmed_corpus(folder: Path, filmed: TalkingClips, prepared: Path, hook: Ho
     return corpus
 
 
-def noise_corpus(folder: Path, hook: Hook | None = None) -> np.ndarray | Noises:
+def noise_corpus(folder: Path, hook: Hook | None = None) -> Sliced:
     """Noise to train with, end to end: (T,) int16. What `lipsep prepare` wrote has a training split; of any other
     folder it is four fifths of every class, and the last fifth is kept for tests."""
     if is_prepared(folder):

@@ -25,7 +25,8 @@ from lipsep.constants import FPS
 from lipsep.data.clips import TalkingClip, TalkingClips, join, pack
 from lipsep.data.filming import Hook, film_talker
 from lipsep.data.layouts import LAYOUTS, Source, find_sources
-from lipsep.data.noises import NOISE_LAYOUTS, Noises, NoiseSource, find_noises, save_noises
+from lipsep.data.noises import NOISE_LAYOUTS, NoiseSource, find_noises, save_noises
+from lipsep.data.stored import EndToEnd, StoredArray
 from lipsep.errors import FaceError, MediaError, OutputError
 from lipsep.outputs import PARTIAL, partial_path, writing_to
 
@@ -99,7 +100,7 @@ def prepared_splits(folder: Path) -> list[str]:
 
 
 def load_shards(folder: Path, split: str) -> TalkingClips:
-    """All clips of a split in memory: 129 MB for each hour.
+    """All clips of a split, which stay on disk.
 
     Raises:
         MediaError: the folder is not prepared, or has no such split.
@@ -107,7 +108,7 @@ def load_shards(folder: Path, split: str) -> TalkingClips:
     return join([TalkingClips.load(path) for path in _of_split(folder, split, ".npz")])
 
 
-def load_noises(folder: Path, split: str) -> Noises:
+def load_noises(folder: Path, split: str) -> EndToEnd:
     """The noise of a split, which stays on disk.
 
     Raises:
@@ -115,7 +116,7 @@ def load_noises(folder: Path, split: str) -> Noises:
     """
     if not (shards := _of_split(folder, split, ".sounds.npy")):
         raise MediaError(f"{folder} holds voices, no noise: noise corpora are {', '.join(NOISE_LAYOUTS)}")
-    return Noises(shards)
+    return EndToEnd([StoredArray.open(path) for path in shards])
 
 
 def _of_split(folder: Path, split: str, suffix: str) -> list[Path]:

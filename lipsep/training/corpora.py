@@ -6,16 +6,15 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from lipsep.data.clips import TalkingClips
 from lipsep.data.mixing import MixingConfig, Mixtures, collate
 from lipsep.data.mouth_augmentation import MouthConfig
-from lipsep.data.noises import Noises
 from lipsep.data.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
 from lipsep.data.published_training import TRAINING, VALIDATION, PublishedClips, PublishedTraining, open_split
 from lipsep.data.shards import is_prepared, load_shards, prepared_splits
+from lipsep.data.stored import Sliced
 from lipsep.data.synthetic import synthetic_corpus, with_foreign_mouths
 from lipsep.errors import ModelError
 from lipsep.lips import LipRecipe
@@ -43,9 +42,7 @@ def prepare_feed(recipe: Recipe, lips: LipRecipe) -> Feed:
     return Feed(learn, check, settings.batch_mixtures, settings.workers, collate)
 
 
-def prepare_clips(
-    data: DataPart, lips: LipRecipe
-) -> tuple[Clips, Clips, TalkingClips | None, np.ndarray | Noises | None]:
+def prepare_clips(data: DataPart, lips: LipRecipe) -> tuple[Clips, Clips, TalkingClips | None, Sliced | None]:
     """Clips to train on and to validate on, unfilmed voices with made mouths, noises.
 
     Says so where a model of pixels will have to be shown drawn mouths.

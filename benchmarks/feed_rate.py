@@ -89,9 +89,9 @@ def main() -> None:
             "published folder, pixels (mouth_88)": PublishedTraining(
                 published, lip_recipe("mouth_88"), 2.0, endless, 0, drawn=True
             ),
-            "shards, drawn mouths (mesh_88)": Mixtures(clips, None, None, still, lip_recipe("mesh_88"), endless, 0),
+            "shards, drawn mouths (mesh_88)": Mixtures(filmed, None, None, still, lip_recipe("mesh_88"), endless, 0),
             "shards, points (points_8), as the default weights": Mixtures(
-                clips, None, None, lively, lip_recipe("points_8"), endless, 0
+                filmed, None, None, lively, lip_recipe("points_8"), endless, 0
             ),
         }
         for name, feed in feeds.items():

@@ -74,6 +74,23 @@ def test_stretches_to_train_on_keep_lips_and_voices_together(folder):
     assert not all(a.equal(b) for a, b in zip(data[7], again[7], strict=True))
 
 
+def test_of_three_talkers_any_two_are_asked(tmp_path):
+    name = "ann_1_1.0_bob_1_-1.0_cat_1_0.5"
+    for k, part in enumerate(("mix", "s1", "s2", "s3")):
+        (tmp_path / part).mkdir()
+        soundfile.write(tmp_path / part / f"{name}.wav", np.full(16_000, k / 10), 16_000)
+    (tmp_path / "mouths").mkdir()
+    for k, identity in enumerate(("ann_1", "bob_1", "cat_1"), start=1):
+        np.savez(tmp_path / "mouths" / f"{identity}.npz", data=np.full((25, 96, 96), k, np.uint8))
+    data = PublishedTraining(PublishedMixtures(tmp_path), lip_recipe("mouth_88"), 0.4, n_items=30, seed=0, drawn=True)
+    pairs = set()
+    for _, lips, sources in (data[i] for i in range(30)):
+        voices = np.round(sources[:, 0, 0].numpy() * 10)
+        np.testing.assert_allclose(lips[:, 0, 0, 0], normalise_picture(voices), atol=1e-5)
+        pairs.add(tuple(voices.astype(int)))
+    assert pairs == {(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)}
+
+
 def test_wavs_are_read_as_all_media_are(tmp_path):
     rng = np.random.default_rng(0)
     for name, rate, channels in (("mono", 16_000, 1), ("stereo", 16_000, 2), ("fast", 48_000, 1)):

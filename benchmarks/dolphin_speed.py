@@ -1,12 +1,12 @@
 """What Dolphin costs on one thread, as a multiple of the machine's own matrix product, against the published form.
 
-    python benchmarks/dolphin_speed.py                      # 1, 4, 8 and 16 s; the dense form at 1 s
-    python benchmarks/dolphin_speed.py --seconds 1 4 --dense 1 2 4
+    python benchmarks/dolphin_speed.py                      # 1 to 16 s; the dense form at 1 s; training
+    python benchmarks/dolphin_speed.py --seconds 1 4 --dense 1 2 4 --no-training
 
 The floor is 11.5 G multiply-accumulates per second of audio at the rate of a 1024 x 1024 fp32 matrix product that is
 measured between the runs. Time is processor time of one thread, the least of several runs, so that a busy machine
-disturbs it little. Memory is the growth of the resident set's peak during the first pass of a fresh process. Exits
-with 1 when a limit is missed.
+disturbs it little. Memory is the growth of the resident set's peak during the first pass of a fresh process. A training
+step is forward, loss and backward. Exits with 1 when a limit is missed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -25,11 +26,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lipsep.environment import SETTINGS
+from lipsep.losses import negative_si_snr
 from lipsep.models import create_model
 from lipsep.models.layers import heat
 
 FLOOR_GMACS = 11.5  # per second of audio
 MAX_FLOORS, MAX_GROWTH, MAX_GB_4S, MAX_GMACS_1S = 2.5, 2.1, 0.5, 11.6
+TRAINING_SECONDS, TRAINING_BATCH, MIN_TRAINING_GAIN = 2.0, 4, 5.0
 MATRIX = 1024
 
 
@@ -97,6 +101,22 @@ def measure(seconds: float, dense: bool, runs: int) -> dict[str, float]:
     return {"cpu_s": least, "video_s": video, "floor_s": floor, "gb": growth_gb, "gflops": 2 * rate}
 
 
+def measure_training(dense: bool) -> dict[str, float]:
+    """One step in this process, after a shorter one that warms it up."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = create_model("dolphin").train()
+    if dense:
+        heat.diffuse = dense_diffuse
+
+    def step(seconds: float, batch: int) -> None:
+        mixture, lips = torch.randn(batch, round(16_000 * seconds)), torch.randn(batch, round(25 * seconds), 88, 88)
+        negative_si_snr(model(mixture, lips), torch.randn_like(mixture)[:, None]).backward()
+
+    step(0.4, 1)
+    return {"cpu_s": least_cpu_s(lambda: step(TRAINING_SECONDS, TRAINING_BATCH), 1)}
+
+
 def count_gmacs(seconds: float) -> dict[str, float]:
     """Executed multiply-accumulates in G: torch's counter, plus attention and Fourier transforms."""
 
@@ -125,21 +145,27 @@ def count_gmacs(seconds: float) -> dict[str, float]:
     return by_kind
 
 
-def in_a_fresh_process(seconds: float, dense: bool, runs: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", str(seconds), "--runs", str(runs), *(["--as-dense"] * dense)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def in_a_fresh_process(dense: bool, *arguments: object) -> dict[str, float]:
+    command = [sys.executable, __file__, *map(str, arguments), *(["--as-dense"] * dense)]
+    environment = {**SETTINGS, **os.environ}  # as in the processes of `lipsep separate`
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, nargs="*", default=[1, 4, 8, 16], help="lengths to measure")
+    parser.add_argument("--seconds", type=float, nargs="*", default=[1, 2, 4, 8, 16], help="lengths to measure")
     parser.add_argument("--dense", type=float, nargs="*", default=[1], help="lengths of the dense formulation")
     parser.add_argument("--runs", type=int, default=5, help="runs of which the least counts")
+    parser.add_argument("--no-training", action="store_true", help="leave the training step out")
     parser.add_argument("--measure", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--measure-training", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--as-dense", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure, options.as_dense, options.runs)))
+        return 0
+    if options.measure_training:
+        print(json.dumps(measure_training(options.as_dense)))
         return 0
 
     gmacs = count_gmacs(1)
@@ -152,7 +178,7 @@ def main() -> int:
     rows, missed = {}, []
     for dense, lengths in ((False, options.seconds), (True, options.dense)):
         for seconds in lengths:
-            row = rows[dense, seconds] = in_a_fresh_process(seconds, dense, options.runs)
+            row = rows[dense, seconds] = in_a_fresh_process(dense, "--measure", seconds, "--runs", options.runs)
             kind, floors = "dense T x T" if dense else "shipped", row["cpu_s"] / row["floor_s"]
             times = f"{row['cpu_s']:.2f} s | {row['video_s']:.2f} s | {floors:.2f}"
             print(f"| {seconds:g} s | {kind} | {times} | {row['gb']:.2f} GB | {row['gflops']:.0f} |", flush=True)
@@ -167,8 +193,17 @@ def main() -> int:
         missed.append(f"4 s takes {rows[False, 4]['gb']:.2f} GB, at most {MAX_GB_4S} wanted")
     if (False, 4) in rows and (False, 8) in rows:
         growth = rows[False, 8]["cpu_s"] / rows[False, 4]["cpu_s"]
+        print(f"8 s costs {growth:.2f} times 4 s.")
         if growth > MAX_GROWTH:
             missed.append(f"8 s costs {growth:.2f} times 4 s, at most {MAX_GROWTH} wanted")
+    if not options.no_training:
+        ours, theirs = (in_a_fresh_process(dense, "--measure-training")["cpu_s"] for dense in (False, True))
+        print(
+            f"A training step on {TRAINING_SECONDS:g} s at batch {TRAINING_BATCH}: {ours:.1f} s; "
+            f"with the dense form {theirs:.1f} s, {theirs / ours:.1f} times as much."
+        )
+        if theirs < MIN_TRAINING_GAIN * ours:
+            missed.append(f"a training step is {theirs / ours:.1f} times cheaper, at least {MIN_TRAINING_GAIN} wanted")
     if gmacs["all"] > MAX_GMACS_1S:
         missed.append(f"1 s executes {gmacs['all']:.2f} G multiply-accumulates, at most {MAX_GMACS_1S} wanted")
     print("\n" + ("\n".join(f"MISSED: {line}" for line in missed) or "All limits kept."))

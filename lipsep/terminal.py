@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lipsep.environment import before_torch
 from lipsep.errors import ModelError
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ def open_separator(
     Args:
         weights: files of the authors' weights for the registered model named `model`.
     """
-    # threads that wait for each other should sleep, not spin: with a second program on the same two cores, separating
-    # 2 s took 56 s spinning and 2.7 s sleeping. Read once, when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    before_torch()
     import cv2
     import torch
 

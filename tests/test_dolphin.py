@@ -244,7 +244,7 @@ def test_short_kernels_equal_the_dense_definition(time: int) -> None:
 def test_kernels_are_no_longer_than_needed() -> None:
     operator = HeatDiffusion(3, as_published=False)  # k = 1
     operator.prepare_for_inference()
-    assert operator.kernels.shape == (3, 1, 1, 33)
+    assert operator.kernels.shape == (3, 1, 1, 27)
     assert not len(operator.by_fft)
 
 

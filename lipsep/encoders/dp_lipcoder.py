@@ -121,7 +121,7 @@ class ResidualUnit(nn.Module):
         self.gate = SqueezeExcite(channels, gate_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.gate(F.elu(self.pointwise(F.elu(self.conv(x)))))
+        return x + self.gate(F.elu(self.pointwise(F.elu(self.conv(x), inplace=True)), inplace=True))
 
 
 class CompressSpace(nn.Module):

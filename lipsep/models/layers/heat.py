@@ -63,7 +63,7 @@ class HeatDiffusion(nn.Module):
             return diffuse(x, self.k)
         y = diffuse_by_kernel(x, self.kernels)
         if len(self.by_fft):
-            y[..., self.by_fft] = diffuse(x[..., self.by_fft], self.k[self.by_fft])
+            y.index_copy_(2, self.by_fft, diffuse(x.index_select(2, self.by_fft), self.k[self.by_fft]))
         return y
 
 

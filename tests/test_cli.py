@@ -94,7 +94,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(lipsep.cli, "open_separator", recorder.make)
+    monkeypatch.setattr("lipsep.commands.separate.open_separator", recorder.make)
     return recorder
 
 
@@ -152,7 +152,7 @@ def test_every_option_reaches_the_separator(recorder):
     arguments = (
         "a.mp4 -o out --model m --speakers 3 --detect-every-n 7 --face-scale 1.5 --device cuda:0 --keep-offscreen "
         "--video tracked --save-artifacts --overwrite --threads 2 --iterations 6 --streaming "
-        "--weights w.ckpt --rate original"
+        "--weights w.ckpt --rate original --sync -80"
     )
     assert runner.invoke(app, ["separate", *arguments.split()]).exit_code == 0
     assert recorder.made == [("m", "cuda:0", 2, [Path("w.ckpt")])]
@@ -169,6 +169,7 @@ def test_every_option_reaches_the_separator(recorder):
         "overwrite": True,
         "streaming": True,
         "rate": "original",
+        "sync": "-80",
     }
 
 
@@ -277,7 +278,7 @@ def test_an_unexpected_error_is_one_line_with_a_way_to_see_more(monkeypatch, lip
     def defect(*_):
         raise ValueError("two\nlines")
 
-    monkeypatch.setattr(lipsep.cli, "open_separator", defect)
+    monkeypatch.setattr("lipsep.commands.separate.open_separator", defect)
     ran = lipsep_here("separate", "a.mp4")
     assert ran.returncode == 2
     assert one_line(ran) == "lipsep: unexpected ValueError: two lines; run with --debug for the traceback"

@@ -31,6 +31,7 @@ LEAST_MS = 60.0  # smaller offsets are left alone: people differ by as much, and
 
 _HOP, _N_FFT = SAMPLE_RATE // RATE, 512  # samples
 _BANDS_HZ = ((300, 1000), (1000, 2500), (2500, 5000))  # louder with open lips
+_PIECE = 300 * FPS  # frames of lips at a time
 _BLOCK = 1000  # points of the envelope at a time
 
 AUTO, OFF = "auto", "off"
@@ -82,8 +83,8 @@ def find_offset(tracks: Sequence[FaceTrack], read: Read, n_samples: int) -> Offs
     Args:
         read: the mixture at 16 kHz, `n_samples` long.
     """
-    mouths = [(normalise_mouth(track.landmarks, track.present), track.present) for track in tracks]
-    return offset_of([lip_opening(mouth) for mouth, _ in mouths], [p for _, p in mouths], envelope(read, n_samples))
+    openings = [_opening_of(track.landmarks, track.present) for track in tracks]
+    return offset_of(openings, [track.present for track in tracks], envelope(read, n_samples))
 
 
 def offset_of(openings: Sequence[np.ndarray], present: Sequence[np.ndarray], loudness: np.ndarray) -> Offset:
@@ -149,6 +150,16 @@ class ShiftedLips:
         before = min(max(self._n_later - start, 0), stop - start)
         after = stop - start - before - len(pictures)
         return np.pad(pictures, ((before, after), (0, 0), (0, 0)))
+
+
+def _opening_of(landmarks: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """`lip_opening` of a track, piece by piece, so that hours of it need no more memory: (F,); 0 where nobody is."""
+    opening = np.zeros(len(present))
+    for start in range(0, len(present), _PIECE):
+        piece = slice(start, start + _PIECE)
+        if present[piece].any():
+            opening[piece] = lip_opening(normalise_mouth(landmarks[piece], present[piece]))
+    return opening
 
 
 def _whole_frames(offset_ms: float) -> int:

@@ -5,7 +5,7 @@ grow. Three delays add up:
 
 - the model's: a sample is known once the sound of one more window (16 ms) has been heard; pictures are not waited for;
 - pairs: frames are worked on two at a time, which delays every second one by a hop (8 ms);
-- the piece: sound that comes in pieces of 40 ms waits for its piece to be complete.
+- the piece: sound that comes in pieces of 200 ms waits for its piece to be complete.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from lipsep.models.base import SeparationModel
 from lipsep.models.layers.memory import Memory
 from lipsep.models.swiftnet import STRIDE, SwiftNet
 from lipsep.windows import Hook, LipStream, presence_gate
+
+PICTURES_AT_ONCE = 5
+"""Pictures in a piece of `separate_stream`: one core does not keep up with smaller ones (docs/streaming.md)."""
 
 
 @dataclass
@@ -204,7 +207,7 @@ def separate_stream(
     hook: Hook | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Separate a recording as a stream of pieces of one picture each; all people side by side.
+    """Separate a recording as a stream of pieces of a few pictures each; all people side by side.
 
     Args and yields: as `lipsep.windows.separate_windows`.
 
@@ -218,12 +221,13 @@ def separate_stream(
     gates = None if present is None else np.stack([presence_gate(p, n_frames) for p in present])
 
     def pieces() -> Iterator[Tensor]:
-        for index in range(n_frames):
-            start, stop = index * SAMPLES_PER_FRAME, min((index + 1) * SAMPLES_PER_FRAME, n_samples)
-            sound = torch.from_numpy(np.array(read(start, stop), np.float32)).expand(len(lips), -1)
-            yield stream.push(sound.to(device), _pictures(lips, index, model.config.lip_size).to(device))
+        for first in range(0, n_frames, PICTURES_AT_ONCE):
+            last = min(first + PICTURES_AT_ONCE, n_frames)
+            heard = read(first * SAMPLES_PER_FRAME, min(last * SAMPLES_PER_FRAME, n_samples))
+            sound = torch.from_numpy(np.array(heard, np.float32)).expand(len(lips), -1)
+            yield stream.push(sound.to(device), _pictures(lips, first, last, model.config.lip_size).to(device))
             if hook:
-                hook("separate", index + 1, n_frames)
+                hook("separate", last, n_frames)
         yield stream.finish()
 
     start = 0
@@ -238,7 +242,10 @@ def separate_stream(
         start += block.shape[1]
 
 
-def _pictures(lips: Sequence[LipStream], index: int, size: int) -> Tensor:
-    """Everyone's picture of one frame, zeros beyond a stream's end: (n_people, 1, S, S)."""
-    blank = np.zeros((1, size, size), np.float32)
-    return torch.from_numpy(np.stack([x.read(index, index + 1) if index < x.n_frames else blank for x in lips]))
+def _pictures(lips: Sequence[LipStream], first: int, last: int, size: int) -> Tensor:
+    """Everyone's pictures of frames first..last-1, zeros beyond a stream's end: (n_people, last - first, S, S)."""
+    pictures = np.zeros((len(lips), last - first, size, size), np.float32)
+    for own, stream in zip(pictures, lips, strict=True):
+        if n_left := max(0, min(last, stream.n_frames) - first):
+            own[:n_left] = stream.read(first, first + n_left)
+    return torch.from_numpy(pictures)

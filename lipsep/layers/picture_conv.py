@@ -92,13 +92,13 @@ def onednn_takes(weight: Tensor) -> bool:
 def convolve(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     stride: tuple[int, ...] = (1, 1),
     padding: tuple[int, ...] = (0, 0),
     dilation: tuple[int, ...] = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    """A convolution with filters from `packed`. Shape: (N, C, H, W) -> (N, C', H', W')."""
+    """A convolution with filters as they are or from `packed`. Shape: (N, C, H, W) -> (N, C', H', W')."""
     if not weight.is_mkldnn:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, "none", [], "")

@@ -47,6 +47,8 @@ FUSIONS = ("tokens", "audio_token", "video_token", "own_tokens", "no_tokens", "e
 """What the branches hear of each other: the mean of both tokens (BIN); the audio branch's alone (no c^V in Table 3);
 the video branch's alone (no c^A); nothing, each branch its own tokens (no c); nothing, and there are no tokens; or one
 branch for both modalities side by side (no bottleneck)."""
+KEPT_ITERATIONS = 8
+"""The last ones: where the backward pass reaches those before, their memory is free again."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class BINConfig:
     video_hidden: int = 128  # inside the video block
     n_scales: int = 5  # time resolutions in either block
     fusion: str = "tokens"  # or an ablation, see `FUSIONS`
-    recompute: bool = True  # keep only the states between iterations for the backward pass: less memory, more time
+    recompute: bool = True  # training keeps the activations of the last `KEPT_ITERATIONS` alone: less memory, more time
     video_encoder: str = "autoencoder_1024"  # a registered video encoder
     lip_size: int | None = None  # pixels; None: what the video encoder was made for
     lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips); None: likewise
@@ -127,8 +129,9 @@ class BottleneckFusion(nn.Module):
     def forward(self, audio: Tensor, video: Tensor, iterations: int) -> Iterator[Tensor]:
         heard, seen = torch.zeros_like(audio), torch.zeros_like(video)
         tokens = tuple(self._first(token, audio) for token in (self.audio_token, self.video_token))
-        for _ in range(iterations):
-            heard, seen, *tokens = rerun(self.recompute, self._iterate, audio, video, heard, seen, *tokens)
+        for index in range(iterations):
+            again = self.recompute and index < iterations - KEPT_ITERATIONS
+            heard, seen, *tokens = rerun(again, self._iterate, audio, video, heard, seen, *tokens)
             yield heard + seen
 
     def _first(self, token: Tensor | None, audio: Tensor) -> Tensor | None:
@@ -166,20 +169,21 @@ class EarlyFusion(nn.Module):
     def forward(self, audio: Tensor, video: Tensor, iterations: int) -> Iterator[Tensor]:
         both = torch.cat([audio, video], dim=-1)  # (B, T, 2 C)
         state = torch.zeros_like(both)
-        for _ in range(iterations):
-            state = rerun(self.recompute, self._iterate, both, state)
+        for index in range(iterations):
+            again = self.recompute and index < iterations - KEPT_ITERATIONS
+            state = rerun(again, self._iterate, both, state)
             yield state
 
     def _iterate(self, both: Tensor, state: Tensor) -> Tensor:
         return self.fusion_branch(both + state, None)[0]
 
 
-def rerun(recompute: bool, function: Callable[..., Any], *inputs: Tensor | None) -> Any:
-    """`function(*inputs)`; with `recompute`, only its inputs are kept and it runs again in the backward pass.
+def rerun(again: bool, function: Callable[..., Any], *inputs: Tensor | None) -> Any:
+    """`function(*inputs)`; with `again`, only its inputs are kept and it runs again in the backward pass.
 
     Nothing in it may draw random numbers.
     """
-    if recompute and torch.is_grad_enabled():
+    if again and torch.is_grad_enabled():
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
     return function(*inputs)
 

@@ -18,6 +18,7 @@ same parameters:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -115,22 +116,29 @@ class CausalNorm(nn.Module):
         self.offset = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
-        x = F.layer_norm(x, x.shape[1:], eps=EPS) if memory is None else _normalise_so_far(x, (2, 3), memory)
-        x = torch.addcmul(self.bias, x, self.weight)
-        return torch.addcmul(self.offset, _normalise_so_far(x, (3,), memory), self.gain)
+        if memory is None:
+            x = torch.addcmul(self.bias, F.layer_norm(x, x.shape[1:], eps=EPS), self.weight)
+        else:
+            mean, scale = _statistics(x, (2, 3), memory)  # (B, T, 1, 1)
+            weight = self.weight * scale  # (B, T, 1, C)
+            x = torch.addcmul(torch.addcmul(self.bias, mean, weight, value=-1), x, weight)
+        mean, scale = _statistics(x, (3,), memory)  # (B, T, F, 1)
+        return torch.addcmul(self.offset, torch.addcmul(mean * -scale, x, scale), self.gain)
 
 
-def _normalise_so_far(x: Tensor, dims: tuple[int, ...], memory: Memory | None) -> Tensor:
-    """Zero mean and unit variance over `dims` and all time steps so far: (B, T, F, C) -> same."""
+def _statistics(x: Tensor, dims: tuple[int, ...], memory: Memory | None) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / deviation over `dims` and all time steps so far: (B, T, F, C) -> (B, T, F or 1, 1) each."""
     past = None if memory is None else memory.recall()
     n_before, n_new = 0 if past is None else past.n_steps, x.shape[1]
-    moments = torch.stack([x.mean(dims, keepdim=True), x.square().mean(dims, keepdim=True)]).double()  # (2, B, T, ...)
-    sums = moments.cumsum(2) if past is None else moments.cumsum(2) + past.sums
+    n_values = math.prod(x.shape[d] for d in dims)
+    energy = torch.linalg.vector_norm(x, dim=dims, keepdim=True).double().square() / n_values
+    sums = torch.stack([x.mean(dims, keepdim=True).double(), energy]).cumsum(2)  # (2, B, T, ...)
+    sums = sums if past is None else sums + past.sums
     if memory is not None:
         memory.keep(Totals(sums[:, :, -1:], n_before + n_new))
-    mean, square = (sums * shares(n_before, n_new, x.device)[:, None, None]).unbind(0)
-    deviation = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0).add_(EPS).sqrt_()
-    return (x - mean.to(x.dtype)) / deviation.to(x.dtype)
+    mean, energy = (sums * shares(n_before, n_new, x.device)[:, None, None]).unbind(0)
+    scale = torch.addcmul(energy, mean, mean, value=-1).clamp(min=0).add(EPS).rsqrt()
+    return mean.to(x.dtype), scale.to(x.dtype)
 
 
 class Filter(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipsep.layers.arranged import Arranged
+from lipsep.layers.picture_conv import convolve, packed
 from lipsep.models.layers.memory import Memory, Recent
 from lipsep.models.layers.sru import SRU
 from lipsep.models.layers.waveform import overlap_add
@@ -63,7 +64,7 @@ class Gateway(Affine):
         return self.act(super().forward(x))
 
 
-class DepthwiseConv2d(nn.Module):
+class DepthwiseConv2d(Arranged):
     """One k x k filter per channel, "same" padding; with a memory, all time padding is in the past.
 
     An even kernel reaches one step further up than down at stride 1, and pads (k - 1) // 2 both ways at stride 2.
@@ -76,6 +77,10 @@ class DepthwiseConv2d(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
         self.stride = stride
 
+    def arrange(self) -> tuple[Tensor, ...]:
+        """The filters in oneDNN's own order."""
+        return (packed(self.weight, (self.stride, self.stride), groups=len(self.weight)),)
+
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         channels, _, kernel, _ = self.weight.shape
         low, high = (kernel - 1) // 2, kernel // 2 if self.stride == 1 else (kernel - 1) // 2
@@ -84,7 +89,8 @@ class DepthwiseConv2d(nn.Module):
             x, pad = past_and_present(x, kernel - 1, memory), (0, low)
         elif low != high:
             x, pad = F.pad(x, (0, 0, low, high, low, high)), (0, 0)
-        return as_map(F.conv2d(as_picture(x), self.weight, self.bias, self.stride, pad, groups=channels))
+        weight = self.arranged()[0] if self.is_arranged else self.weight
+        return as_map(convolve(as_picture(x), weight, self.bias, (self.stride, self.stride), pad, groups=channels))
 
 
 class FrameNorm(nn.Module):

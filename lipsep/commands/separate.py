@@ -51,7 +51,7 @@ def separate(
         bool, typer.Option("--save-artifacts", help="Also write landmarks and the lip pictures the model saw.")
     ] = False,
     streaming: Annotated[
-        bool, typer.Option("--streaming", help="Picture by picture, hearing the past alone; for causal models.")
+        bool, typer.Option("--streaming", help="Piece by piece, hearing the past alone; for causal models.")
     ] = False,
     sync: Annotated[
         str,

@@ -6,6 +6,7 @@ A picture shows its time in ms as 16 black and white blocks (`stamp_ms` reads it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -133,6 +134,8 @@ def make_clip(
                 frame.pts, frame.time_base = round(Fraction(at) / base), base
                 out.mux(video.encode(frame))
             out.mux(video.encode(None))
+    if codec == "libsvtav1" and hasattr(os, "sched_setscheduler"):  # where it may, it makes its caller a real-time task
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
 
 

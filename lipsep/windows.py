@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +52,7 @@ def separate_windows(
     window_s: float = 4.0,
     overlap_s: float = 1.0,
     batch: int = 4,
+    workers: int = 1,
     device: str | torch.device = "cpu",
     hook: Hook | None = None,
     warn: Callable[[str], None] = warnings.warn,
@@ -70,6 +72,8 @@ def separate_windows(
         window_s, overlap_s: rounded to whole video frames (0.04 s); 0 <= overlap < window.
         batch: how many (window, person) pairs, or (window, group of `n_faces`) pairs, go through the model at once;
             halved when memory runs out.
+        workers: threads among which a batch is divided, each with its share of PyTorch's threads: on a processor one
+            pass after the other leaves threads waiting at every small operation, passes side by side do not.
         hook: called as `hook("separate", windows_done, n_windows)`.
         warn: called with one line when something had to be changed.
 
@@ -82,14 +86,14 @@ def separate_windows(
     window, overlap = round(window_s * FPS), round(overlap_s * FPS)  # frames
     if window < 1 or not 0 <= overlap < window:
         raise ModelError(f"window of {window_s} s with an overlap of {overlap_s} s: needs 0 <= overlap < window")
-    if batch < 1:
-        raise ModelError(f"batch of {batch}: needs at least 1")
+    if batch < 1 or workers < 1:
+        raise ModelError(f"batch of {batch} by {workers} workers: needs at least 1 of both")
     if model.needs_faces and faces is None:
         raise ModelError(f"{type(model).__name__} needs a picture of each person's face, and got none")
     n_frames = -(-n_samples // SAMPLES_PER_FRAME)
     plan = _Plan(n_samples, n_frames, min(window, n_frames), overlap)
     gates = None if present is None else [presence_gate(p, n_frames) for p in present]
-    network = _BatchedModel(model, device, batch, warn)
+    network = _BatchedModel(model, device, batch, workers, warn)
     return _blocks(plan, network, mixture if callable(mixture) else _reader(mixture), lips, gates, faces, hook)
 
 
@@ -262,23 +266,38 @@ def _side_by_side(pictures, people: list[int | None]) -> np.ndarray:
 class _BatchedModel:
     """The model on its device, fed in batches that shrink when memory runs out."""
 
-    def __init__(self, model, device, batch: int, warn: Callable[[str], None]) -> None:
-        self.model, self.device, self.batch, self.warn = model, device, batch, warn
+    def __init__(self, model, device, batch: int, workers: int, warn: Callable[[str], None]) -> None:
+        self.model, self.device, self.batch, self.workers, self.warn = model, device, batch, workers, warn
 
     def __call__(self, inputs: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
         """[(mixture (T,), lips (F, H, W) or (n, F, H, W), faces where needed), ...] -> [estimates (n, T), ...]"""
         results: list[np.ndarray] = []
         while len(results) < len(inputs):
             part = inputs[len(results) : len(results) + self.batch]
-            estimates = self._forward(part)
+            estimates = self._side_by_side(part)
             if estimates is None:
                 self._halve(len(part), len(part[0][0]))
             else:
                 results.extend(estimates)
         return results
 
+    def _side_by_side(self, part: list[tuple[np.ndarray, ...]]) -> np.ndarray | None:
+        """One batch, divided among the workers -> (B, n, T), or None when memory ran out."""
+        size = -(-len(part) // self.workers)
+        shares = [part[start : start + size] for start in range(0, len(part), size)]
+        if len(shares) == 1:
+            return self._forward(part)
+        n_threads = torch.get_num_threads()
+        own_threads = max(1, n_threads // len(shares))
+        try:
+            with ThreadPoolExecutor(len(shares), initializer=torch.set_num_threads, initargs=(own_threads,)) as pool:
+                found = list(pool.map(self._forward, shares))
+        finally:
+            torch.set_num_threads(n_threads)  # what a thread sets for itself, those started later begin with
+        return None if any(estimates is None for estimates in found) else np.concatenate(found)
+
     def _forward(self, part: list[tuple[np.ndarray, ...]]) -> np.ndarray | None:
-        """One batch -> (B, n, T), or None when memory ran out."""
+        """One stack -> (B, n, T), or None when memory ran out."""
         given = [torch.from_numpy(np.stack(each)) for each in zip(*part, strict=True)]
         mixture, lips = given[:2]  # (B, T), (B, F, H, W) or (B, n, F, H, W)
         try:

@@ -171,7 +171,7 @@ def test_a_model_that_watches_pixels_gets_them_from_a_second_look_at_the_video(c
 
     model, steps = Watcher(lip_recipe="mouth_88"), []
     model.seen = []
-    Separator(model, "cpu")(clip.path, hook=lambda step, *_: steps.append(step))
+    Separator(model, "cpu", batch=1)(clip.path, hook=lambda step, *_: steps.append(step))
     assert "lips" in steps
     first, second = np.concatenate(model.seen)  # (F,): how much there is to see
     assert first[:75].min() > 0.1 and not second[:35].any() and second[45:75].min() > 0.1

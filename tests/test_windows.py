@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -218,6 +220,50 @@ def test_groups_of_faces_hear_everyone_and_leave_no_place_empty_while_there_are_
     assert face_groups([], 2) == []
 
 
+class Meeting(LipScaled):
+    """A pass ends when another one has begun too; notes how many threads of PyTorch each may use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meeting, self.n_threads = threading.Barrier(2), []
+
+    def forward(self, mixture, lips):
+        self.meeting.wait(timeout=20)
+        self.n_threads.append(torch.get_num_threads())
+        return super().forward(mixture, lips)
+
+
+def test_workers_pass_windows_side_by_side_and_share_the_threads():
+    mixture, faces = noise(3, 16_000 * 11), [Faces(np.linspace(0, 1, 275)), Faces(np.linspace(1, -1, 275))]
+    alone = run(LipScaled(), mixture, faces, window_s=2, overlap_s=0.4, batch=1)
+    model, n_threads = Meeting(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        together = run(model, mixture, faces, window_s=2, overlap_s=0.4, batch=2, workers=2)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(n_threads)
+    np.testing.assert_array_equal(together, alone)
+    assert model.batches == [1] * 14 and set(model.n_threads) == {2}
+
+
+def test_out_of_memory_among_workers_goes_on_with_fewer_of_them():
+    class OneAtATime(LipScaled):
+        busy = threading.Lock()
+
+        def forward(self, mixture, lips):
+            if not self.busy.acquire(blocking=False):
+                raise MemoryError
+            time.sleep(0.02)
+            self.busy.release()
+            return super().forward(mixture, lips)
+
+    mixture, told = noise(0, 16_000 * 8), []
+    voices = run(OneAtATime(), mixture, [Faces(np.ones(200))], batch=4, workers=4, window_s=2, warn=told.append)
+    np.testing.assert_allclose(voices[0], mixture, atol=2e-6)
+    assert "going on with 1" in told[-1]
+
+
 class Hungry(LipScaled):
     """Runs out of memory above a batch size."""
 
@@ -335,7 +381,9 @@ def test_progress_reaches_the_end():
     assert [c[1] for c in calls] == [1, 2, 3] and {c[0] for c in calls} == {"separate"} and calls[-1][2] == 3
 
 
-@pytest.mark.parametrize("options", [{"window_s": 0}, {"overlap_s": 4.0}, {"overlap_s": -1}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "options", [{"window_s": 0}, {"overlap_s": 4.0}, {"overlap_s": -1}, {"batch": 0}, {"workers": 0}]
+)
 def test_impossible_settings_are_refused_before_anything_runs(options):
     with pytest.raises(ModelError, match="needs"):
         separate_windows(LipScaled(), noise(0, 640), 640, [Faces(np.ones(1))], **options)

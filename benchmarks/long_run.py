@@ -3,6 +3,7 @@
 The bundled clip of two people is repeated, its packets copied, until the file is long enough; `lipsep separate` then
 runs on it with one thread. Printed are the memory of that process and its processor time, minute by minute, and what it
 took in all. Memory must not grow with the length: the most of the second half is compared with the most of the first.
+Resident memory counts pages of temporary files too, which the system drops when it wants; the process's own does not.
 """
 
 from __future__ import annotations
@@ -53,26 +54,30 @@ def watch(command: list[str], seconds: float) -> None:
     """Run it, and tell what it takes."""
     start_s = told_s = time.monotonic()
     process = subprocess.Popen(command)
-    held_mib: list[float] = []
+    resident_mib: list[float] = []
+    own_mib: list[float] = []
     cpu_s = 0.0
     while process.poll() is None:
         time.sleep(LOOK_EVERY_S)
         status = Path(f"/proc/{process.pid}/status")
-        lines = status.read_text().splitlines() if status.exists() else []
-        held = [int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmRSS")]
-        if not held:
+        lines = [line.split() for line in status.read_text().splitlines()] if status.exists() else []
+        held_mib = {line[0]: int(line[1]) / 2**10 for line in lines if line and line[0] in ("VmRSS:", "RssAnon:")}
+        if not held_mib:
             continue
-        held_mib += held
+        resident_mib.append(held_mib["VmRSS:"])
+        own_mib.append(held_mib["RssAnon:"])
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         cpu_s = (int(fields[11]) + int(fields[12])) / 100  # ticks of user and system time
         if time.monotonic() - told_s >= TELL_EVERY_S:
             told_s = time.monotonic()
-            print(f"{told_s - start_s:6.0f} s: {held[0]:5.0f} MiB now, {cpu_s:6.0f} s of processor time", flush=True)
-    wall_s, half = time.monotonic() - start_s, len(held_mib) // 2
+            memory = f"{resident_mib[-1]:5.0f} MiB resident, {own_mib[-1]:5.0f} MiB its own"
+            print(f"{told_s - start_s:6.0f} s: {memory}, {cpu_s:6.0f} s of processor time", flush=True)
+    wall_s, half = time.monotonic() - start_s, len(own_mib) // 2
     print(
         f"exit code {process.returncode}; {wall_s:.0f} s, {cpu_s:.0f} s of processor time for {seconds:.0f} s of video"
     )
-    print(f"most memory: {max(held_mib[:half]):.0f} MiB in the first half, {max(held_mib[half:]):.0f} in the second")
+    for name, held in (("resident", resident_mib), ("its own", own_mib)):
+        print(f"most memory, {name}: {max(held[:half]):.0f} MiB in the first half, {max(held[half:]):.0f} in the second")
 
 
 if __name__ == "__main__":

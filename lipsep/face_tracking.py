@@ -9,14 +9,17 @@ people who were lost, by place and by looks, before it becomes somebody new.
 from __future__ import annotations
 
 import weakref
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from lipsep.constants import FPS
 from lipsep.face_detection import FACE_SCORE, MESH_TO_IBUG68, FaceDetector, Mesh, overlap, warp
+from lipsep.spool import Spool
 
 CUT = 0.08  # mean change between frames, as a share of full scale, that starts a new shot
 SAME_LOOK = 0.35  # least similarity of one face in successive frames; below, the picture has changed
@@ -57,10 +60,10 @@ class Person:
     last: Face
     last_frame: int
     shot: int  # in which the person was last seen
+    sightings: Spool  # of everybody, in order of time: (70, 2) landmarks and the box's corners
     gallery: list[np.ndarray] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    boxes: list[np.ndarray] = field(default_factory=list)
-    landmarks: list[np.ndarray] = field(default_factory=list)
+    frames: array = field(default_factory=lambda: array("l"))  # in which the person was seen ...
+    rows: array = field(default_factory=lambda: array("l"))  # ... and the rows of `sightings` that tell where
     thumbnail: np.ndarray | None = None
     thumbnail_quality: float = 0.0
 
@@ -68,9 +71,9 @@ class Person:
         """Record the face in this frame."""
         self.last, self.last_frame, self.shot = face, frame, shot
         self.frames.append(frame)
-        self.boxes.append(face.mesh.box.astype(np.float32))
+        self.rows.append(len(self.sightings))
         points = face.mesh.points[MESH_TO_IBUG68].astype(np.float32)  # (68, 2)
-        self.landmarks.append(points)
+        self.sightings.append(np.concatenate([points, face.mesh.box.reshape(2, 2)])[None])  # (1, 70, 2)
         if self.likeness(face) < NEW_VIEW:
             self.gallery = [*self.gallery[-(GALLERY - 1) :], face.look]
         quality = face.size * _frontality(points)
@@ -83,10 +86,14 @@ class Person:
         self.last, self.last_frame, self.shot = later.last, later.last_frame, later.shot
         self.gallery = [*self.gallery, *later.gallery][-GALLERY:]
         self.frames += later.frames
-        self.boxes += later.boxes
-        self.landmarks += later.landmarks
+        self.rows += later.rows
         if later.thumbnail_quality > self.thumbnail_quality:
             self.thumbnail, self.thumbnail_quality = later.thumbnail, later.thumbnail_quality
+
+    def seen(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Landmarks (K, 68, 2) and boxes (K, 4) x0, y0, x1, y1 px of the sightings first..last-1, float32."""
+        places = self.sightings.mapped()[np.asarray(self.rows[first:last])]  # (K, 70, 2)
+        return places[:, :68], places[:, 68:].reshape(-1, 4)
 
     def likeness(self, face: Face) -> float:
         """Greatest similarity, -1 to 1, of the face with the views kept."""
@@ -96,10 +103,12 @@ class Person:
 class Tracker:
     """Follows faces frame by frame; `people` holds everybody met so far.
 
-    Memory: under 1 KB per person and frame in which the person is seen; no pictures but small views.
+    Memory: 16 bytes per person and frame in which the person is seen; no pictures but small views. Where everybody was
+    lies in a temporary file in `folder`, 560 bytes per person and frame.
     """
 
-    def __init__(self, detect_every_n: int = 5, face_scale: float = 1.0) -> None:
+    def __init__(self, detect_every_n: int = 5, face_scale: float = 1.0, folder: Path | None = None) -> None:
+        self._sightings = Spool((70, 2), folder=folder)
         self.people: list[Person] = []
         self.n_frames = 0
         self._active: list[Person] = []
@@ -205,7 +214,7 @@ class Tracker:
             if f in given:
                 person = lost[given[f]]
             else:
-                person = Person(face, index, self._shot)
+                person = Person(face, index, self._shot, self._sightings)
                 self.people.append(person)
             person.see(face, index, self._shot)
             self._active.append(person)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 from lipsep.constants import FPS
 from lipsep.errors import FaceError
 from lipsep.face_tracking import Person, Tracker
+from lipsep.spool import Spool
 
 Hook = Callable[[str, int, "int | None"], None]
 
@@ -19,6 +21,7 @@ MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet, in shares
 STD_RGB = np.array([0.229, 0.224, 0.225], np.float32)
 MIN_PRESENT_S = 0.5  # a person must be visible this long ...
 MIN_PRESENT_SHARE = 0.05  # ... and this share of the time of the most present person, to be reported
+PIECE = 300 * FPS  # frames of landmarks that are in memory at once
 TOGETHER_S = 1.0  # people who appear within this time count as arriving together, and are ordered from left to right
 
 
@@ -36,7 +39,8 @@ class FaceTrack:
         person: 1, 2, ... from left to right at first appearance.
         present: (F,) bool, the face was seen in this frame.
         boxes: (F, 4) float32 x0, y0, x1, y1 px; NaN where absent.
-        landmarks: (F, 68, 2) float32 px, whole numbers at pixel centres, iBUG-68 order; NaN where absent.
+        landmarks: (F, 68, 2) float32 px, whole numbers at pixel centres, iBUG-68 order; NaN where absent. Those that
+            `find_faces` gives lie in a temporary file and are read where they are touched.
         thumbnail: (192, 192, 3) uint8 RGB, the face upright in its largest frontal view.
     """
 
@@ -51,9 +55,9 @@ class FaceTrack:
         """How much the gap between the lips changes: its standard deviation over the width between the eyes' outer
         corners. Measured: 0.015 to 0.077 for 64 tracks of seven people who talk; for still portraits 0.002, at worst
         0.009 (128 px wide, in heavy noise)."""
-        points = self.landmarks[self.present]
-        gap = np.linalg.norm(points[:, 62] - points[:, 66], axis=-1)
-        width = np.linalg.norm(points[:, 36] - points[:, 45], axis=-1)
+        upper, lower, left, right = (self.landmarks[:, k][self.present] for k in (62, 66, 36, 45))
+        gap = np.linalg.norm(upper - lower, axis=-1)
+        width = np.linalg.norm(left - right, axis=-1)
         return float(np.std(gap / np.maximum(width, 1e-6)))
 
 
@@ -71,6 +75,7 @@ def find_faces(
     speakers: int | None = None,
     detect_every_n: int = 5,
     face_scale: float = 1.0,
+    folder: Path | None = None,
     hook: Hook | None = None,
 ) -> list[FaceTrack]:
     """Find and follow everyone in a video.
@@ -83,6 +88,7 @@ def find_faces(
         detect_every_n: look for new faces every so many frames; cuts and lost faces are looked at at once.
         face_scale: scales the detector's view. At 1, most new faces are found at once from about 1/17 of the picture's
             longer side upwards and within a second from 1/44; at 2, from half of that, at four times the cost.
+        folder: where temporary files go; default: the system's. About 0.1 GB per person and hour.
         hook: called as ``hook("faces", completed, total)`` after each frame.
 
     Returns:
@@ -91,20 +97,21 @@ def find_faces(
 
     Raises:
         FaceError: `speakers`, `detect_every_n` or `face_scale` is not positive.
+        OutputError: the temporary files cannot be written.
     """
     if (speakers is not None and speakers < 1) or detect_every_n < 1 or not face_scale > 0:
         raise FaceError(
             f"speakers ({speakers}), detect_every_n ({detect_every_n}) and face_scale ({face_scale}) must be positive"
         )
-    tracker = Tracker(detect_every_n, face_scale)
+    tracker = Tracker(detect_every_n, face_scale, folder)
     for frame in frames:
         tracker.step(frame.image)
         if hook:
             hook("faces", tracker.n_frames, n_frames)
-    return _report(tracker.people, tracker.n_frames, speakers)
+    return _report(tracker.people, tracker.n_frames, speakers, folder)
 
 
-def _report(people: list[Person], n_frames: int, speakers: int | None) -> list[FaceTrack]:
+def _report(people: list[Person], n_frames: int, speakers: int | None, folder: Path | None) -> list[FaceTrack]:
     """The tracks of those who matter, in order."""
     most = max((len(person.frames) for person in people), default=0)
     if speakers is None:
@@ -112,26 +119,32 @@ def _report(people: list[Person], n_frames: int, speakers: int | None) -> list[F
         kept = [person for person in people if len(person.frames) >= least]
     else:
         kept = sorted(people, key=lambda person: -len(person.frames))[:speakers]
-    return [_track(number, person, n_frames) for number, person in enumerate(_in_order(kept), 1)]
+    return [_track(number, person, n_frames, folder) for number, person in enumerate(_in_order(kept), 1)]
 
 
 def _in_order(people: list[Person]) -> list[Person]:
     """By first appearance; those who appear together from left to right."""
-    waiting = sorted(people, key=lambda person: (person.frames[0], person.boxes[0][0]))
+    places = {id(person): person.seen(0, 1)[1][0] for person in people}  # the first boxes
+    waiting = sorted(people, key=lambda person: (person.frames[0], places[id(person)][0]))
     ordered: list[Person] = []
     while waiting:
         until = waiting[0].frames[0] + TOGETHER_S * FPS
         together = [person for person in waiting if person.frames[0] < until]
-        ordered += sorted(together, key=lambda person: float(person.boxes[0][0] + person.boxes[0][2]))
+        ordered += sorted(together, key=lambda person: float(places[id(person)][0] + places[id(person)][2]))
         waiting = waiting[len(together) :]
     return ordered
 
 
-def _track(number: int, person: Person, n_frames: int) -> FaceTrack:
+def _track(number: int, person: Person, n_frames: int, folder: Path | None) -> FaceTrack:
+    frames = np.asarray(person.frames)
     present = np.zeros(n_frames, bool)
     boxes = np.full((n_frames, 4), np.nan, np.float32)
-    landmarks = np.full((n_frames, 68, 2), np.nan, np.float32)
-    present[person.frames] = True
-    boxes[person.frames] = person.boxes
-    landmarks[person.frames] = person.landmarks
-    return FaceTrack(number, present, boxes, landmarks, person.thumbnail)
+    landmarks = Spool((68, 2), folder=folder)
+    present[frames] = True
+    for start in range(0, n_frames, PIECE):
+        stop = min(start + PIECE, n_frames)
+        first, last = np.searchsorted(frames, [start, stop])
+        piece = np.full((stop - start, 68, 2), np.nan, np.float32)
+        piece[frames[first:last] - start], boxes[frames[first:last]] = person.seen(first, last)
+        landmarks.append(piece)
+    return FaceTrack(number, present, boxes, landmarks.mapped(), person.thumbnail)

@@ -9,21 +9,21 @@ two grey values: a picture for networks, not for people.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
 
 from lipsep.constants import FPS
-from lipsep.errors import FaceError, ModelError, OutputError
+from lipsep.errors import FaceError, ModelError
 from lipsep.face_detection import warp
-from lipsep.faces import FaceTrack
+from lipsep.faces import PIECE, FaceTrack
+from lipsep.spool import Spool
 
 MOUTH = slice(48, 68)  # of the 68 landmarks: outer lips 0..11, inner lips 12..19
 STABLE_POINTS = [33, 36, 39, 42, 45]  # below the nose, corners of the eyes: they do not move with speech
@@ -140,10 +140,10 @@ class Lips:
 
 
 class DrawnLips(Lips):
-    """Mouths drawn from their points when they are read: 160 bytes per frame in memory, nothing on disk."""
+    """Mouths drawn from their points when they are read."""
 
     def __init__(self, points: np.ndarray, valid: np.ndarray, recipe: LipRecipe) -> None:
-        """points: (F, 20, 2) as `normalise_mouth` gives them."""
+        """points: (F, 20, 2) as `normalise_mouth` gives them, from memory or mapped from a file."""
         super().__init__(valid, recipe.size)
         self._points, self._recipe = points, recipe
 
@@ -154,19 +154,16 @@ class DrawnLips(Lips):
 class FilmedLips(Lips):
     """Mouths cut from a video, kept in a temporary file that vanishes when closed or forgotten."""
 
-    def __init__(self, file: BinaryIO, valid: np.ndarray, size: int) -> None:
-        """file: F pictures of size x size bytes."""
+    def __init__(self, pictures: Spool, valid: np.ndarray, size: int) -> None:
+        """pictures: F of them, uint8 (size, size)."""
         super().__init__(valid, size)
-        self._file = file
+        self._kept = pictures
 
     def _pictures(self, start: int, stop: int) -> np.ndarray:
-        area = self._size**2
-        self._file.seek(start * area)
-        pixels = np.frombuffer(self._file.read((stop - start) * area), np.uint8)
-        return pixels.reshape(-1, self._size, self._size)
+        return self._kept.read(start, stop)
 
     def close(self) -> None:
-        self._file.close()
+        self._kept.close()
 
 
 def extract_lips(
@@ -181,14 +178,15 @@ def extract_lips(
         tracks: from `find_faces`, F frames each.
         frames: the same F frames again, grey; not touched (and may be None) unless the recipe's source is "pixels".
         recipe: see `LIP_RECIPES`.
-        folder: where temporary files go; default: the system's. About 0.7 GB per person and hour for "mouth_88".
+        folder: where temporary files go; default: the system's. Per person and hour about 0.7 GB for "mouth_88", 15 MB
+            for recipes that need the landmarks only.
 
     Raises:
         FaceError: frames are missing or fewer than the tracks have.
         OutputError: the temporary files cannot be written.
     """
     if recipe.source != "pixels":
-        return [_draw(track, recipe) for track in tracks]
+        return [_draw(track, recipe, folder) for track in tracks]
     if frames is None:
         raise FaceError(f"the lip recipe {recipe.name} needs the video's frames")
     return _film(tracks, frames, recipe.size, folder)
@@ -232,19 +230,9 @@ def normalise_mouth(landmarks: np.ndarray, present: np.ndarray) -> np.ndarray:
     Raises:
         FaceError: no frame is present.
     """
-    if not present.any():
-        raise FaceError("no frame shows this face, so there is no mouth to normalise")
-    filled, usable, shots = _usable(landmarks, present)
-    mouth = np.zeros((len(present), 20, 2), np.float32)
-    for shot in shots:
-        stable = filled[shot, STABLE_POINTS].astype(np.float64)  # (n, 5, 2)
-        turns, _ = similarity(uniform_filter1d(stable, POSE_FRAMES, axis=0, mode="nearest"))
-        upright = (filled[shot, MOUTH] - stable.mean(1, keepdims=True)) @ turns.transpose(0, 2, 1)  # (n, 20, 2)
-        centre = median_filter(upright.mean(1), (round(CENTRE_S * FPS) + 1, 1), mode="nearest")  # (n, 2)
-        mouth[shot] = (upright - centre[:, None]) / MESH_WIDTH + 0.5
-    mouth[usable] = impersonal_mouth(mouth[usable])
-    mouth[~usable] = RESTING_MOUTH
-    return mouth
+    usable, shots = _shots(landmarks, present)
+    with closing(_mouths(landmarks, present, usable, shots, None)) as mouths:
+        return mouths.read(0, len(present)).copy()
 
 
 def impersonal_mouth(points: np.ndarray) -> np.ndarray:
@@ -260,11 +248,8 @@ def impersonal_mouth(points: np.ndarray) -> np.ndarray:
         `RESTING_MOUTH`; the motion's standard deviation becomes `MOTION` where a gain within 1/2..2 reaches it, so that
         noise in the points of a mouth that rests is not made into talking.
     """
-    above, below = INNER_PAIRS[1]
-    gap = points[:, below, 1] - points[:, above, 1]  # (F,)
-    motion = points - points[gap <= np.quantile(gap, CLOSED)].mean(0)
-    gain = np.clip(MOTION / (np.sqrt(np.mean(np.var(motion, axis=0))) + 1e-9), 1 / MOTION_GAIN, MOTION_GAIN)
-    return (RESTING_MOUTH + gain * motion).astype(np.float32)
+    resting, gain = _manner(points)
+    return (RESTING_MOUTH + gain * (points - resting)).astype(np.float32)
 
 
 def similarity(stable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -331,81 +316,147 @@ def draw_mouth(points: np.ndarray, size: int) -> np.ndarray:
     return pictures
 
 
-def _usable(landmarks: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[slice]]:
-    """Fill short gaps and find the shots in between.
-
-    Returns:
-        landmarks (F, 68, 2) with short gaps filled linearly, usable (F,) bool, and the shots: stretches of usable
-        frames in which the face moves without a jump.
-    """
+def _shots(landmarks: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, list[slice]]:
+    """Usable (F,) bool, which are the frames present and those in short gaps between them, and the shots: stretches of
+    usable frames in which the face moves without a jump."""
     seen = np.flatnonzero(present)
-    usable, filled = present.copy(), landmarks.copy()
-    stable = landmarks[seen][:, STABLE_POINTS]  # (K, 5, 2)
-    moved = np.linalg.norm(np.diff(stable.mean(1), axis=0), axis=-1)
+    usable = present.copy()
+    stable = np.concatenate([landmarks[piece][:, STABLE_POINTS] for piece in _pieces(slice(0, len(present)))])[seen]
+    moved = np.linalg.norm(np.diff(stable.mean(1), axis=0), axis=-1)  # stable: (K, 5, 2)
     eyes = np.linalg.norm(stable[:, 1] - stable[:, 4], axis=-1)
     gaps = np.diff(seen) - 1
     grown = np.abs(np.log(eyes[1:] / eyes[:-1]))
     joined = (gaps <= SHORT_GAP_S * FPS) & (moved <= JUMP * eyes[:-1] * (gaps + 1)) & (grown <= JUMP)
-    for k in np.flatnonzero(joined & (gaps > 0)):
-        before, after = seen[k], seen[k + 1]
-        share = (np.arange(before + 1, after) - before)[:, None, None] / (after - before)
-        filled[before + 1 : after] = landmarks[before] * (1 - share) + landmarks[after] * share
-        usable[before + 1 : after] = True
     first = seen[np.concatenate([[True], ~joined])] if len(seen) else seen
     last = seen[np.concatenate([~joined, [True]])] if len(seen) else seen
-    return filled, usable, [slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]
+    shots = [slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]
+    for shot in shots:
+        usable[shot] = True
+    return usable, shots
 
 
-def _draw(track: FaceTrack, recipe: LipRecipe) -> Lips:
-    points = normalise_mouth(track.landmarks, track.present)
-    return DrawnLips(points, _usable(track.landmarks, track.present)[1], recipe)
+def _pieces(stretch: slice) -> Iterator[slice]:
+    """A long stretch of frames in pieces that fit into memory."""
+    for start in range(stretch.start, stretch.stop, PIECE):
+        yield slice(start, min(start + PIECE, stretch.stop))
+
+
+def _filled(landmarks: np.ndarray, present: np.ndarray, piece: slice) -> tuple[np.ndarray, np.ndarray]:
+    """The stable points (n, 5, 2) and the mouth (n, 20, 2) in a piece of a shot, short gaps filled linearly."""
+    places = np.array(landmarks[piece], np.float64)  # (n, 68, 2)
+    missing = np.flatnonzero(~present[piece]) + piece.start
+    if len(missing):
+        reach = round(SHORT_GAP_S * FPS)  # the frames around a gap may lie beyond the piece
+        start = max(piece.start - reach, 0)
+        seen = np.flatnonzero(present[start : piece.stop + reach]) + start
+        after = np.searchsorted(seen, missing)
+        before, after = seen[after - 1], seen[after]
+        share = ((missing - before) / (after - before))[:, None, None]
+        places[missing - piece.start] = landmarks[before] * (1 - share) + landmarks[after] * share
+    return places[:, STABLE_POINTS], places[:, MOUTH]
+
+
+def _mouths(
+    landmarks: np.ndarray, present: np.ndarray, usable: np.ndarray, shots: list[slice], folder: Path | None
+) -> Spool:
+    """What `normalise_mouth` returns, in a temporary file: rows of (20, 2)."""
+    if not present.any():
+        raise FaceError("no frame shows this face, so there is no mouth to normalise")
+    mouths = Spool((20, 2), folder=folder)
+    with closing(Spool((20, 2), folder=folder)) as uprights:
+        for shot in shots:
+            for piece in _pieces(shot):
+                uprights.append(_upright(landmarks, present, shot, piece))
+        upright = uprights.mapped()  # (usable frames, 20, 2)
+        resting, gain = _manner(upright)
+        for piece in _pieces(slice(0, len(present))):
+            before = np.count_nonzero(usable[: piece.start])
+            shown = upright[before : before + np.count_nonzero(usable[piece])]
+            mouth = np.tile(RESTING_MOUTH, (piece.stop - piece.start, 1, 1))  # (n, 20, 2)
+            mouth[usable[piece]] += gain * (shown - resting)
+            mouths.append(mouth)
+    return mouths
+
+
+def _upright(landmarks: np.ndarray, present: np.ndarray, shot: slice, piece: slice) -> np.ndarray:
+    """The mouth upright on the mean face, (n, 20, 2) in shares of the picture's side, for a piece of a shot."""
+    centre_frames = round(CENTRE_S * FPS) + 1
+    around = POSE_FRAMES // 2 + centre_frames // 2  # frames that have a say beyond the piece
+    wide = slice(max(shot.start, piece.start - around), min(shot.stop, piece.stop + around))
+    stable, mouth = _filled(landmarks, present, wide)
+    turns, _ = similarity(uniform_filter1d(stable, POSE_FRAMES, axis=0, mode="nearest"))
+    upright = (mouth - stable.mean(1, keepdims=True)) @ turns.transpose(0, 2, 1)  # (n, 20, 2)
+    centre = median_filter(upright.mean(1), (centre_frames, 1), mode="nearest")  # (n, 2)
+    return ((upright - centre[:, None]) / MESH_WIDTH + 0.5)[piece.start - wide.start :][: piece.stop - piece.start]
+
+
+def _manner(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """How a mouth is when closed, float32 (20, 2), and the gain that brings its motion to the common strength.
+
+    points: (F, 20, 2), of which one piece after the other is in memory.
+    """
+    pieces = [points[piece] for piece in _pieces(slice(0, len(points)))]
+    above, below = INNER_PAIRS[1]
+    gap = np.concatenate([piece[:, below, 1] - piece[:, above, 1] for piece in pieces])  # (F,)
+    closed = gap <= np.quantile(gap, CLOSED)
+    starts = range(0, len(points), PIECE)
+    resting = sum(piece[closed[k : k + PIECE]].sum(0, np.float64) for k, piece in zip(starts, pieces, strict=True))
+    mean = sum(piece.sum(0, np.float64) for piece in pieces) / len(points)  # (20, 2)
+    variance = sum(((piece - mean) ** 2).sum(0) for piece in pieces) / len(points)
+    gain = float(np.clip(MOTION / (np.sqrt(np.mean(variance)) + 1e-9), 1 / MOTION_GAIN, MOTION_GAIN))
+    return (resting / np.count_nonzero(closed)).astype(np.float32), gain
+
+
+def _draw(track: FaceTrack, recipe: LipRecipe, folder: Path | None) -> Lips:
+    usable, shots = _shots(track.landmarks, track.present)
+    points = _mouths(track.landmarks, track.present, usable, shots, folder)
+    return DrawnLips(points.mapped(), usable, recipe)
 
 
 def _film(tracks: Sequence[FaceTrack], frames: Iterable[GreyFrame], size: int, folder: Path | None) -> list[Lips]:
     """The field's recipe for all people in one pass over the frames."""
-    n_frames = len(tracks[0].present) if tracks else 0
-    maps = [_crop_maps(track.landmarks, track.present, size) for track in tracks]
-    blank = bytes(size * size)
+    n_frames, n_read = len(tracks[0].present) if tracks else 0, 0
+    shots = [_shots(track.landmarks, track.present) for track in tracks]
+    maps = [_crop_maps(track, *found, size) for track, found in zip(tracks, shots, strict=True)]
+    blank = np.zeros((1, size, size), np.uint8)
     with ExitStack() as stack:
-        try:
-            files = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in tracks]
-            n_read = 0
-            for index, frame in zip(range(n_frames), frames, strict=False):
-                n_read += 1
-                for file, (affines, usable) in zip(files, maps, strict=True):
-                    file.write(warp(frame.image, affines[index], size).tobytes() if usable[index] else blank)
-            for file in files:
-                file.flush()
-        except OSError as error:
-            place = folder or tempfile.gettempdir()
-            raise OutputError(f"cannot keep the mouth pictures in {place}: {error}") from error
+        kept = [stack.enter_context(closing(Spool((size, size), np.uint8, folder))) for _ in tracks]
+        for _, frame, *affines in zip(range(n_frames), frames, *maps, strict=False):
+            n_read += 1
+            for spool, affine in zip(kept, affines, strict=True):
+                spool.append(blank if affine is None else warp(frame.image, affine, size)[None])
         if n_read < n_frames:
             raise FaceError(f"the video gave {n_read} frames for the lips but {n_frames} for the faces")
         stack.pop_all()
-    return [FilmedLips(file, usable, size) for file, (_, usable) in zip(files, maps, strict=True)]
+    return [FilmedLips(spool, usable, size) for spool, (usable, _) in zip(kept, shots, strict=True)]
 
 
-def _crop_maps(landmarks: np.ndarray, present: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel of the crop lies in its frame.
+def _crop_maps(track: FaceTrack, usable: np.ndarray, shots: list[slice], size: int) -> Iterator[np.ndarray | None]:
+    """Where each pixel of the crop lies in its frame: an affine map (2, 3) from crop to frame per frame, None where
+    there is no usable mouth.
 
     As published: the similarity comes from the mean of this and the next eleven frames (at the end of a shot: of its
     last twelve), the crop's centre from this frame's mouth, rounded to whole pixels of the mean face.
-
-    Returns:
-        affine maps (F, 2, 3) from crop to frame, and usable (F,) bool.
     """
-    filled, usable, shots = _usable(landmarks, present)
-    maps = np.zeros((len(present), 2, 3))
+    frame = 0
     for shot in shots:
-        stable = filled[shot, STABLE_POINTS].astype(np.float64)  # (n, 5, 2)
-        n_frames = len(stable)
-        window = min(SMOOTHING_FRAMES, n_frames)
-        sums = np.concatenate([np.zeros((1, 5, 2)), np.cumsum(stable, axis=0)])
-        start = np.minimum(np.arange(n_frames), n_frames - window)
-        turns, shifts = similarity((sums[start + window] - sums[start]) / window)
-        centre = np.einsum("fij,fj->fi", turns, filled[shot, MOUTH].mean(1)) + shifts  # (n, 2) px of the mean face
-        corner = np.round(centre) - CROP_SIZE // 2 + (CROP_SIZE - size) // 2
-        back = np.linalg.inv(turns)
-        maps[shot, :, :2] = back
-        maps[shot, :, 2] = np.einsum("fij,fj->fi", back, corner - shifts)
-    return maps, usable
+        yield from [None] * (shot.start - frame)
+        for piece in _pieces(shot):
+            yield from _crop_maps_of(track, shot, piece, size)
+        frame = shot.stop
+    yield from [None] * (len(usable) - frame)
+
+
+def _crop_maps_of(track: FaceTrack, shot: slice, piece: slice, size: int) -> np.ndarray:
+    """`_crop_maps` of a piece of a shot: (n, 2, 3)."""
+    window = min(SMOOTHING_FRAMES, shot.stop - shot.start)
+    starts = np.minimum(np.arange(piece.start, piece.stop), shot.stop - window)
+    wide = slice(int(starts[0]), int(starts[-1]) + window)
+    stable, mouth = _filled(track.landmarks, track.present, wide)
+    sums = np.concatenate([np.zeros((1, 5, 2)), np.cumsum(stable, axis=0)])
+    turns, shifts = similarity((sums[starts + window - wide.start] - sums[starts - wide.start]) / window)
+    mouth = mouth[piece.start - wide.start :][: piece.stop - piece.start]
+    centre = np.einsum("fij,fj->fi", turns, mouth.mean(1)) + shifts  # (n, 2) px of the mean face
+    corner = np.round(centre) - CROP_SIZE // 2 + (CROP_SIZE - size) // 2
+    back = np.linalg.inv(turns)
+    return np.concatenate([back, np.einsum("fij,fj->fi", back, corner - shifts)[..., None]], -1)  # (n, 2, 3)

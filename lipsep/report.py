@@ -84,7 +84,7 @@ def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-    n_samples = found.mixture.n_samples
+    n_samples = len(found.mixture)
     duration_s = n_samples / SAMPLE_RATE
     rows = [("mixture", None, found.mixture.read)]
     rows += [(f"person {t.person}", t, voice.read) for t, voice in zip(found.tracks, found.voices, strict=True)]

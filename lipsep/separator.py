@@ -28,13 +28,13 @@ from lipsep.lips import extract_lips, lip_recipe
 from lipsep.models import SeparationModel
 from lipsep.outputs import REPORT, OutputFolder, finished_report, writing_to
 from lipsep.report import peak_memory_mib, presence_runs, versions
+from lipsep.spool import Spool
 from lipsep.streaming import check_streamable, separate_stream
 from lipsep.sync import AUTO, CONFIDENT, CORRECT_MS, Offset, ShiftedLips, asked_offset, find_offset
 from lipsep.voices import (
     RATE_CHOICES,
     VIDEO_CHOICES,
     RecordedVoices,
-    SampleSpool,
     SeparatedVoices,
     is_result_name,
     write_results,
@@ -189,8 +189,8 @@ class Separator:
                     return SeparationResult(
                         found.tracks, report, np.stack(voices), residual, sample_rate=recorded.sample_rate
                     )
-                voices = np.stack([v.read(0, v.n_samples) for v in found.voices])
-                residual = found.residual.read(0, found.residual.n_samples).copy()  # `read` gives views of bytes
+                voices = np.stack([v.read(0, len(v)) for v in found.voices])
+                residual = found.residual.read(0, len(found.residual)).copy()  # `read` gives views of bytes
                 return SeparationResult(found.tracks, report, voices, residual)
 
         out_dir = Path(out_dir)
@@ -222,19 +222,19 @@ class Separator:
         """Sound, faces, lips and voices, in this order; everything long lies in files under `work`."""
         clip, settings = run.clip, run.settings
 
-        def spool(name: str) -> SampleSpool:
-            return stack.enter_context(closing(SampleSpool(work / f"{name}.f32")))
+        def spool() -> Spool:
+            return stack.enter_context(closing(Spool(folder=work)))
 
         with run.step("read"):
-            mixture = spool("mixture")
+            mixture = spool()
             for block in clip.audio():
                 mixture.append(block)
-                run.progress("read", mixture.n_samples, clip.n_samples)
-            run.progress("read", mixture.n_samples, mixture.n_samples)  # the length was an estimate until here
-            if not mixture.n_samples:
+                run.progress("read", len(mixture), clip.n_samples)
+            run.progress("read", len(mixture), len(mixture))  # the length was an estimate until here
+            if not len(mixture):
                 raise MediaError(f"'{clip.name}' has a sound track without any sound in it: nothing to separate")
         # pictures long after the sound have nothing to tell, and damaged timestamps can make hours of them
-        n_seen = min(clip.n_frames, -(-mixture.n_samples // SAMPLES_PER_FRAME) + AFTER_SOUND_FRAMES)
+        n_seen = min(clip.n_frames, -(-len(mixture) // SAMPLES_PER_FRAME) + AFTER_SOUND_FRAMES)
         with run.step("faces"):
             tracks = find_faces(
                 run.counted("faces", islice(clip.frames(), n_seen), n_seen),
@@ -242,6 +242,7 @@ class Separator:
                 speakers=settings["speakers"],
                 detect_every_n=settings["detect_every_n"],
                 face_scale=settings["face_scale"],
+                folder=work,
             )
             if not tracks:
                 raise FaceError(_nobody(run))
@@ -261,19 +262,17 @@ class Separator:
             needs_frames = recipe.source == "pixels"
             frames = run.counted("lips", islice(clip.frames(grey=True), n_seen), n_seen) if needs_frames else ()
             lips = [stack.enter_context(each) for each in extract_lips(tracks, frames, recipe, work)]
-            run.offset = asked_offset(settings["sync"]) or find_offset(tracks, mixture.read, mixture.n_samples)
+            run.offset = asked_offset(settings["sync"]) or find_offset(tracks, mixture.read, len(mixture))
             if run.offset.n_frames:
                 lips = [ShiftedLips(each, run.offset.n_frames) for each in lips]
             run.warn_of_offset()
         with run.step("separate"):
-            n_frames = -(-mixture.n_samples // SAMPLES_PER_FRAME)
+            n_frames = -(-len(mixture) // SAMPLES_PER_FRAME)
             needs_faces = self.model.needs_faces
             faces = [face_picture(t.thumbnail, self.model.config.face_size) for t in tracks] if needs_faces else None
-            found = SeparatedVoices(
-                tracks, lips, mixture, [spool(f"voice_{t.person}") for t in tracks], spool("residual")
-            )
+            found = SeparatedVoices(tracks, lips, mixture, [spool() for _ in tracks], spool())
             present = None if settings["keep_offscreen"] else [_heard(t.present, n_frames) for t in tracks]
-            voices = (self.model, mixture.read, mixture.n_samples, lips, present)
+            voices = (self.model, mixture.read, len(mixture), lips, present)
             common = {"device": self.device, "hook": run.progress, "warn": run.warn}
             workers = torch.get_num_threads() if self.device.type == "cpu" else 1
             if settings["streaming"]:
@@ -286,7 +285,7 @@ class Separator:
         return found
 
     def _report(self, run: _Run, found: SeparatedVoices, files: list[str]) -> dict[str, Any]:
-        clip, duration_s = run.clip, found.mixture.n_samples / SAMPLE_RATE
+        clip, duration_s = run.clip, len(found.mixture) / SAMPLE_RATE
         total_s = sum(run.seconds.values())
         return {
             "lipsep": __version__,
@@ -294,7 +293,7 @@ class Separator:
                 "name": clip.name,
                 "signature": clip.signature,
                 "duration_s": round(duration_s, 3),
-                "n_samples": found.mixture.n_samples,
+                "n_samples": len(found.mixture),
                 "n_frames": clip.n_frames,
             },
             "settings": run.settings,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,38 +20,12 @@ from lipsep.lips import Lips
 from lipsep.media import WavWriter, mux, write_video
 from lipsep.outputs import OutputFolder
 from lipsep.report import draw_boxes, draw_lips, draw_overview
+from lipsep.spool import Spool
 
 RATE_CHOICES = ("16k", "original")
 VIDEO_CHOICES = ("none", "original", "tracked")
 LOUDEST = 1 - 2**-15  # the highest sample that 16 bits can hold
 BLOCK = 10 * SAMPLE_RATE  # samples that are copied at once
-
-
-class SampleSpool:
-    """A long float32 signal in a temporary file: appended block by block, read back anywhere, never held in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.n_samples = path, 0
-        self._file = path.open("w+b")
-
-    def append(self, block: np.ndarray) -> None:
-        """float32 (n,)"""
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
-        self.n_samples += len(block)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Samples [start, stop), cut at the end of the signal -> float32 (n,)."""
-        self._file.seek(4 * start)
-        return np.frombuffer(self._file.read(4 * max(0, stop - start)), dtype="<f4")
-
-    def blocks(self, n: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(start, float32 (<= n,)) over the whole signal."""
-        for start in range(0, self.n_samples, n):
-            yield start, self.read(start, start + n)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 @dataclass
@@ -61,9 +34,9 @@ class SeparatedVoices:
 
     tracks: list[FaceTrack]
     lips: list[Lips]
-    mixture: SampleSpool
-    voices: list[SampleSpool]
-    residual: SampleSpool
+    mixture: Spool
+    voices: list[Spool]
+    residual: Spool
     peak: float = 0.0
     energy: np.ndarray | float = 0.0  # (n_people,)
     n_sounding: np.ndarray | float = 0.0  # (n_people,) samples that are not silence
@@ -148,7 +121,7 @@ def is_result_name(name: str) -> bool:
     return bool(re.fullmatch(r"speaker_\d+\.(wav|mp4|mkv)|residual\.wav|overview\.png|report\.json", name))
 
 
-def _write_wav(path: Path, signal: SampleSpool, scale: float) -> None:
+def _write_wav(path: Path, signal: Spool, scale: float) -> None:
     with WavWriter(path) as wav:
         for _, block in signal.blocks(BLOCK):
             wav.write(block * np.float32(scale))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 from dataclasses import dataclass
 
 import cv2
@@ -24,6 +25,7 @@ from lipsep.lips import (
     normalise_mouth,
     normalise_picture,
 )
+from lipsep.spool import Spool
 
 CENTRE = np.array([129.3, 157.8])  # of the mouth on the mean face
 
@@ -219,3 +221,51 @@ def test_two_people_with_the_same_motion_look_the_same():
 def test_noise_on_a_resting_mouth_is_not_made_into_talking():
     noise = np.random.default_rng(0).normal(0, 1e-4, (75, 20, 2))
     assert np.abs(impersonal_mouth(RESTING_MOUTH + noise) - RESTING_MOUTH).max() < 2.5 * np.abs(noise).max()
+
+
+def lively(n_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks of a talking head that sways, with a cut, short gaps and a long absence; and when it is present."""
+    rng = np.random.default_rng(0)
+    time_s = np.arange(n_frames) / 25
+    places = talking(n_frames, 4 + 4 * np.sin(9 * time_s))
+    places = move(
+        places, 1 + 0.1 * np.sin(time_s), 0.2 * np.sin(0.7 * time_s), np.cumsum(rng.normal(0, 0.5, (n_frames, 2)), 0)
+    )
+    places += rng.normal(0, 0.2, places.shape)
+    places[n_frames // 2 :] += 150
+    present = np.ones(n_frames, bool)
+    for start, length in ((37, 3), (60, 5), (98, 4), (150, 20)):
+        present[start : start + length] = False
+    return places, present
+
+
+@pytest.mark.parametrize("recipe", ["mouth_88", "points_8"])
+def test_long_videos_are_worked_through_in_pieces_that_do_not_show(recipe, monkeypatch):
+    places, present = lively(400)
+    image = cv2.resize(np.random.default_rng(1).integers(0, 256, (30, 40), dtype=np.uint8), (400, 300))
+    frames = [Picture(image)] * 400
+    (whole,) = extract_lips([track_of(places, present)], frames, lip_recipe(recipe))
+    monkeypatch.setattr("lipsep.lips.PIECE", 40)
+    (pieces,) = extract_lips([track_of(places, present)], frames, lip_recipe(recipe))
+    assert (whole.valid == pieces.valid).all() and 0 < whole.valid.sum() < 400
+    grey = 1 / 255 / 0.165  # rounding may fall the other way
+    np.testing.assert_allclose(pieces.read(0, 400), whole.read(0, 400), atol=1.01 * grey)
+
+
+def test_hours_of_landmarks_take_no_more_memory_than_minutes():
+    def most_mib(n_frames: int) -> float:
+        """What the lips of a track take that lies in a file, as `find_faces` leaves it."""
+        landmarks, minute = Spool((68, 2)), lively(1500)[0]
+        for _ in range(n_frames // 1500):
+            landmarks.append(minute)
+        track = FaceTrack(1, np.ones(n_frames, bool), np.zeros((n_frames, 4)), landmarks.mapped(), np.zeros((8, 8, 3)))
+        tracemalloc.start()
+        (lips,) = extract_lips([track], None, lip_recipe("points_8"))
+        assert lips.valid.all() and track.mouth_motion > 0.01
+        return tracemalloc.get_traced_memory()[1] / 2**20
+
+    try:
+        short, long = most_mib(15_000), most_mib(60_000)  # 10 and 40 minutes; all landmarks of the latter are 31 MiB
+    finally:
+        tracemalloc.stop()
+    assert long < short + 8

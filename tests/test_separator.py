@@ -28,7 +28,7 @@ from lipsep.models import SeparationModel
 from lipsep.outputs import OutputFolder
 from lipsep.report import presence_runs, spectrogram
 from lipsep.separator import Separator, choose_device
-from lipsep.voices import SampleSpool
+from lipsep.spool import Spool
 
 PCM_STEP = 1 / 32768
 
@@ -346,16 +346,17 @@ def test_the_input_is_never_overwritten_by_its_own_result(clip, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(clip, known, tmp_path, monkeypatch):
-    append = SampleSpool.append
+    append, steps = Spool.append, [""]
 
-    def full(self, block):
-        if self.path.stem == "residual":
+    def full(self, rows):
+        if steps[-1] == "separate":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        append(self, block)
+        append(self, rows)
 
-    monkeypatch.setattr(SampleSpool, "append", full)
+    monkeypatch.setattr(Spool, "append", full)
     with pytest.raises(OutputError, match=r"cannot write to '.*out'.*No space left.*free some space"):
-        separator()(clip.path, tmp_path / "out")
+        separator()(clip.path, tmp_path / "out", hook=lambda step, *_: steps.append(step))
+    assert steps[-1] == "separate"
     assert not (tmp_path / "out").exists()
 
 

@@ -77,7 +77,8 @@ def watch(command: list[str], seconds: float) -> None:
         f"exit code {process.returncode}; {wall_s:.0f} s, {cpu_s:.0f} s of processor time for {seconds:.0f} s of video"
     )
     for name, held in (("resident", resident_mib), ("its own", own_mib)):
-        print(f"most memory, {name}: {max(held[:half]):.0f} MiB in the first half, {max(held[half:]):.0f} in the second")
+        first, second = max(held[:half]), max(held[half:])
+        print(f"most memory, {name}: {first:.0f} MiB in the first half, {second:.0f} in the second")
 
 
 if __name__ == "__main__":

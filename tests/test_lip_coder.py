@@ -10,15 +10,18 @@ import pytest
 import torch
 import yaml
 
-from lipsep.checkpoints import load_model
+from lipsep.checkpoints import load_model, save_model
 from lipsep.data.clips import TalkingClips
 from lipsep.data.synthetic import synthetic_corpus
 from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import ModelError
 from lipsep.lips import lip_recipe
+from lipsep.models import create_model
 from lipsep.training import pretrain
 from lipsep.training.lip_coder import perplexity
 from lipsep.training.recipe import TeacherPart, load_recipe
+from lipsep.training.run import take_all, take_separator
+from lipsep.training.separation import SeparationTraining
 from lipsep.training.teachers import CLIPS_PER_SHARD, LogMelTeacher, create_teacher, store_targets
 
 
@@ -71,6 +74,46 @@ def test_it_stops_when_reconstruction_no_longer_improves(tmp_path):
     pretrain(write(tmp_path, "reconstruction", learning_rate=0.0, steps_per_epoch=1, epochs=9, stop_after_epochs=2))
     last = torch.load(tmp_path / "coder/checkpoints/last.ckpt", weights_only=True)
     assert last["epoch"] == 2  # the first epoch and two that were no better
+
+
+def settings_of(tmp_path: Path, **training):
+    path = write(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"training": content["training"] | training}))
+    return load_recipe(path).training
+
+
+def learning(model: torch.nn.Module) -> set[str]:
+    return {name.split(".")[0] for name, weights in model.named_parameters() if weights.requires_grad}
+
+
+def test_what_stays_frozen_is_what_was_taught(tmp_path):
+    """`lip_coder` teaches the encoder alone: the projection behind it must learn with the separator."""
+    trained = {frozen: create_model("dolphin_test") for frozen in (False, True, "encoder")}
+    for frozen, model in trained.items():
+        SeparationTraining(model, settings_of(tmp_path, frozen_video=frozen))
+    learners = {frozen: learning(model) for frozen, model in trained.items()}
+    assert learners[False] - learners["encoder"] == {"video_encoder"}
+    assert learners["encoder"] - learners[True] == {"video_projection", "visual_fusion"}
+    avlit = create_model("avlit_test")
+    SeparationTraining(avlit, settings_of(tmp_path, frozen_video=True))
+    assert "video_encoder" not in learning(avlit) and "video_branch" in learning(avlit)
+
+
+def test_a_separator_learns_to_use_other_eyes(tmp_path):
+    """The separator begins as that of a model with another encoder; sizes that differ elsewhere are refused."""
+    given = create_model("dolphin_test", video_encoder="mouth_points", lip_size=8, lip_recipe="points_8")
+    save_model(given, tmp_path / "given", {"licence": "none", "provenance": "a toy"})
+    model = create_model("dolphin_test")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    take_separator(model, str(tmp_path / "given"))
+    for name, value in model.state_dict().items():
+        own = name.startswith(("video_encoder.", "video_projection."))
+        torch.testing.assert_close(value, before[name] if own else given.state_dict()[name], rtol=0, atol=0)
+    with pytest.raises(ModelError, match="outside the video branch"):
+        take_separator(create_model("dolphin_test", channels=32), str(tmp_path / "given"))
+    with pytest.raises(ModelError, match=r"differ in video_encoder, video_projection: .* initial_separator"):
+        take_all(model, str(tmp_path / "given"))
 
 
 def test_perplexity_counts_equally_frequent_codes():

@@ -59,6 +59,10 @@ class SeparationModel(nn.Module):
     def iterations(self, number: int) -> None:
         raise ModelError(f"{self.name} has no number of iterations to choose: leave it out")
 
+    def video_parts(self) -> tuple[nn.Module, ...]:
+        """What a recipe's `frozen_video: true` keeps as it is: the video encoder, unless the model says otherwise."""
+        return (self.video_encoder,)
+
     def prepare_for_inference(self) -> SeparationModel:
         """Switch to evaluation mode and let layers precompute what fixed weights allow; outputs stay the same."""
         self.eval()

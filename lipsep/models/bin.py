@@ -225,10 +225,6 @@ class BIN(SeparationModel):
             raise ModelError(f"got {number} iterations; {self.name} needs at least 1")
         self._iterations = number
 
-    def video_parts(self) -> tuple[nn.Module, ...]:
-        """What a recipe's `frozen_video` keeps as it is: the autoencoder alone, as published."""
-        return (self.video_encoder,)
-
     def forward(self, mixture: Tensor, lips: Tensor) -> Tensor:
         """Shape: mixture (B, T), lips (B, n_src, F, S, S) -> (B, n_src, T)."""
         return self.separate(mixture, self.encode_lips(mixture, lips))

@@ -356,7 +356,7 @@ class Dolphin(SeparationModel):
         return self.visual_fusion(self.video_projection(self.video_encoder(lips)))
 
     def video_parts(self) -> tuple[nn.Module, ...]:
-        """The modules behind `watch`."""
+        """The modules behind `watch`, all of which the recipe's part `lip_reading` teaches."""
         return self.video_encoder, self.video_projection, self.visual_fusion
 
     def _level(self, mixture: Tensor) -> Tensor | float:

@@ -24,6 +24,7 @@ class ModelPart(_Strict):
     name: str
     overrides: dict[str, Any] = Field(default_factory=dict)
     initial_weights: str | None = None  # name, or folder that begins with '.', of a model of the same sizes
+    initial_separator: str | None = None  # the same of a model with other eyes, for all but its video encoder
 
 
 class SyntheticPart(_Strict):
@@ -90,7 +91,9 @@ class TrainingPart(LoopPart):
     warmup_steps: int = 200  # of the cosine
     halve_after_epochs: int = 15  # of the plateau
     stop_after_epochs: int = 30
-    frozen_video: bool = False  # the video branch stays as its initial weights are
+    frozen_video: bool | Literal["encoder"] = False
+    """true: the video branch stays as its initial weights are, of a Dolphin all that `lip_reading` teaches;
+    encoder: the video encoder alone does, which is all that `lip_coder` teaches."""
     auxiliary_weight: float = 0.0  # first lambda of Dolphin's auxiliary branch (`lipsep.training.auxiliary`)
     stft_weight: float = 0.0  # of the multi-resolution STFT loss
     ema_decay: float | None = None  # validate and export a moving average of the weights
@@ -193,8 +196,9 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     teachers = [(part.get("teacher") or {}, ("weights", "targets")) for part in pretraining]
     parts = [(data, ("published", "filmed", "unfilmed", "noises", "prepared")), *with_output, *teachers]
     model = content.get("model", {})
-    if str(model.get("initial_weights", "")).startswith("."):
-        model["initial_weights"] = str((folder / model["initial_weights"]).resolve())
+    for key in ("initial_weights", "initial_separator"):
+        if str(model.get(key, "")).startswith("."):
+            model[key] = str((folder / model[key]).resolve())
     for part, keys in parts:
         for key in keys:
             if isinstance(part.get(key), str):

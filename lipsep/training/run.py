@@ -15,7 +15,7 @@ from lipsep.checkpoints import load_model, save_model
 from lipsep.errors import ModelError
 from lipsep.lips import lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
-from lipsep.models import create_model
+from lipsep.models import SeparationModel, create_model
 from lipsep.training.callbacks import SaveOnSigterm
 from lipsep.training.corpora import prepare_feed
 from lipsep.training.feed import Feed
@@ -31,9 +31,10 @@ def run_recipe(path: Path, resume: bool) -> Path:
     model = create_model(recipe.model.name, **recipe.model.overrides)
     taught = {"teacher": "none"}
     if recipe.model.initial_weights:
-        initial = load_model(recipe.model.initial_weights)
-        model.load_state_dict(initial.state_dict())
+        initial = take_all(model, recipe.model.initial_weights)
         taught = {key: value for key, value in initial.metadata.items() if key.startswith("teacher")}
+    if recipe.model.initial_separator:
+        take_separator(model, recipe.model.initial_separator)
     feed = prepare_feed(recipe, lip_recipe(model.lip_recipe))
     module = SeparationTraining(model, settings)
     best = ModelCheckpoint(
@@ -66,6 +67,48 @@ def run_recipe(path: Path, resume: bool) -> Path:
     if required is not None and not scores["val_si_snri"] >= required:
         raise ModelError(f"trained '{folder}' to {scores['val_si_snri']} dB SI-SNRi; its recipe requires {required} dB")
     return folder
+
+
+def take_all(model: SeparationModel, source: str) -> SeparationModel:
+    """Begin with all weights of a model of the same sizes, which is returned.
+
+    Raises:
+        ModelError: it has others.
+    """
+    given = load_model(source)
+    if differing := _differing_parts(model, given):
+        raise ModelError(
+            f"recipe: initial_weights '{source}' and this {model.name} differ in {', '.join(differing)}: they must "
+            "have the same sizes; for a separator that learned with another video encoder there is initial_separator"
+        )
+    model.load_state_dict(given.state_dict())
+    return given
+
+
+def take_separator(model: SeparationModel, source: str) -> None:
+    """Begin with the weights of a model that has other eyes: all parts but its video encoder and what differs in size
+    of the video branch.
+
+    Raises:
+        ModelError: they differ outside the video branch.
+    """
+    given = load_model(source)
+    differing = _differing_parts(model, given)
+    eyes = {name for name, part in model.named_children() if part in model.video_parts()}
+    if strangers := sorted(set(differing) - eyes):
+        raise ModelError(
+            f"recipe: initial_separator '{source}' and this {model.name} differ in {', '.join(strangers)}: outside the "
+            "video branch they must have the same sizes"
+        )
+    for name, part in model.named_children():
+        if name not in differing and name != "video_encoder":
+            part.load_state_dict(given.get_submodule(name).state_dict())
+
+
+def _differing_parts(model: SeparationModel, other: SeparationModel) -> list[str]:
+    """Names of the parts that only one of the two has, or whose weights have other names or shapes."""
+    sizes = [{name: value.shape for name, value in one.state_dict().items()} for one in (model, other)]
+    return sorted({name.split(".")[0] for name, _ in sizes[0].items() ^ sizes[1].items()})
 
 
 def fit(trainer: lightning.Trainer, module: lightning.LightningModule, feed: Feed, resume: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipsep.errors import ModelError
 from lipsep.losses import LOSSES, magnitude_si_snr, si_snr, silence, stft_distance
@@ -31,17 +31,18 @@ class SeparationTraining(lightning.LightningModule):
         self.model, self.settings = model, settings
         self.loss = LOSSES[settings.loss]
         self.auxiliary = AuxiliaryBranch(model) if settings.auxiliary_weight else None
+        self.frozen: tuple[nn.Module, ...] = ()
         if settings.frozen_video:
-            for part in model.video_parts():
-                part.requires_grad_(False)
+            self.frozen = (model.video_encoder,) if settings.frozen_video == "encoder" else model.video_parts()
+        for part in self.frozen:
+            part.requires_grad_(False)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Dropout and code sampling depend on the step alone, so that a resumed run equals an uninterrupted one."""
         place = self.trainer.fit_loop.batch_idx % self.settings.accumulate + self.settings.accumulate * self.global_rank
         torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step + 499_979 * place)
-        if self.settings.frozen_video:
-            for part in self.model.video_parts():
-                part.eval()
+        for part in self.frozen:
+            part.eval()
 
     def separate(self, mixture: Tensor, lips: Tensor) -> Tensor:
         """Estimates (2B, 1, T) of mixtures (2B, T) that are asked twice in a row, with both mouths (2B, F, S, S);

@@ -80,5 +80,6 @@ class Spool:
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else error
             raise OutputError(
-                f"cannot keep temporary data in '{self._place}': {reason}; free some space or choose another folder"
+                f"cannot keep temporary data, cannot write to '{self._place}': {reason}; free some space or choose "
+                "another folder"
             ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -254,6 +255,24 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(clip, model_fo
     ran = lipsep_command("separate", clip, "--model", model_folder, "-o", tmp_path / "out", preexec_fn=limit)
     assert ran.returncode == 1 and "cannot write" in one_line(ran)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_really_full_is_one_line_and_with_more_space_the_same_command_works(
+    clip, model_folder, tmp_path
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        ran = lipsep_command("separate", clip, "--model", model_folder, "-o", disk / "out")
+        assert ran.returncode == 1 and "No space left" in one_line(ran) and not (disk / "out").exists()
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        ran = lipsep_command("separate", clip, "--model", model_folder, "-o", disk / "out")
+        assert ran.returncode == 0 and (disk / "out" / clip.stem / "report.json").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

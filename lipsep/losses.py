@@ -7,6 +7,7 @@ Dolphin, arXiv 2509.23610, Eq. 21-28 (time-domain SI-SNR as the training objecti
 Shin et al., "Separate and Reconstruct", NeurIPS 2024 (magnitude SI-SNR of earlier decoder layers, weighted down late).
 Yamamoto et al., "Parallel WaveGAN", ICASSP 2020 (multi-resolution STFT loss).
 Wisdom et al., "What's all the fuss about free universal sound separation data?", ICASSP 2021 (loss of absent sources).
+Gao and Grauman, "VisualVoice", CVPR 2021 (error of complex masks, triplets of embeddings).
 """
 
 from __future__ import annotations
@@ -88,6 +89,27 @@ def silence(estimate: Tensor, mixture: Tensor) -> Tensor:
     return 10 * torch.log10(ratio + 1e-3)
 
 
+def mask_error(mask: Tensor, voice: Tensor, mixture: Tensor, limit: float) -> Tensor:
+    """Mean square error of both parts of a complex mask, weighted by the mixture's loudness; >= 0, no unit.
+
+    The true mask is ``voice / mixture``, its parts at most `limit` either way; the weight is ``log(1 + |mixture|)``,
+    within 0.001 and 10. Shape: complex mask, voice and mixture, all (B, rows, columns) -> ().
+    """
+    true = voice * mixture.conj() / (mixture.abs().square() + 1e-30)
+    error = torch.view_as_real(mask) - torch.view_as_real(true).clamp(-limit, limit)
+    weight = torch.log1p(mixture.abs()).clamp(1e-3, 10)
+    return (weight.unsqueeze(-1) * error.square()).mean()
+
+
+def triplet(anchor: Tensor, same: Tensor, other: Tensor, margin: float = 0.5) -> Tensor:
+    """How much `same` fails to be closer to the anchor than `other` by a margin; >= 0, no unit.
+
+    Mean of ``max(0, cos(anchor, other) - cos(anchor, same) + margin)``. Shape: all (B, C) -> ().
+    """
+    near, far = (torch.nn.functional.cosine_similarity(anchor, each) for each in (same, other))
+    return (far - near + margin).clamp(min=0).mean()
+
+
 def _magnitudes(signal: Tensor, n_fft: int, hop: int, window: int) -> Tensor:
     """(..., T) -> (..., n_fft // 2 + 1, frames); with a floor, because the root of zero has no gradient."""
     shape = torch.hann_window(window, device=signal.device, dtype=signal.dtype)
@@ -98,4 +120,4 @@ def _magnitudes(signal: Tensor, n_fft: int, hop: int, window: int) -> Tensor:
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"si_snr": negative_si_snr, "snr": negative_snr}
-LEVEL_KEEPING_LOSSES = frozenset({"snr"})
+LEVEL_KEEPING_LOSSES = frozenset({"snr", "co_separation"})

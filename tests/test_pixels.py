@@ -248,6 +248,8 @@ def test_a_raw_corpus_becomes_shards_with_pictures_on_which_the_papers_recipe_tr
     out = tmp_path / "prepared"
     summary = prepare_shards("lrs2", lrs2, out, with_pictures=True)
     assert summary["splits"]["train"]["clips"] == 2 and not summary["skipped"]
+    face = load_shards(out, "val")[0].face[np.zeros(1, int)]
+    assert face.shape == (1, 192, 192, 3) and face.std() > 10
     mouth = load_shards(out, "val")[0].pictures[np.arange(25)]
     assert mouth.shape == (25, 96, 96) and mouth.std() > 10
     np.testing.assert_array_equal(whole_clip(load_shards(out, "val")[0], "mouth_88"), normalise_picture(cut(mouth, 88)))

@@ -109,7 +109,8 @@ def test_a_toy_recipe_learns_in_a_handful_of_steps(recipe, tmp_path):
     settings = load_recipe(path)
     lightning.seed_everything(0, verbose=False)
     untrained = create_model(settings.model.name, **settings.model.overrides)
-    feed = prepare_feed(settings, lip_recipe(untrained.lip_recipe))
+    face_size = untrained.config.face_size if untrained.needs_faces else None
+    feed = prepare_feed(settings, lip_recipe(untrained.lip_recipe), face_size)
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     (before,) = trainer.validate(SeparationTraining(untrained, settings.training), feed, verbose=False)
     after = load_model(str(train(path))).metadata["validation"]

@@ -27,7 +27,8 @@ def prepare(
     ] = None,
     ray: Ray = None,
     pictures: Annotated[
-        bool, typer.Option("--pictures", help="Keep the mouths' pictures too, which papers train on; 0.8 GB an hour.")
+        bool,
+        typer.Option("--pictures", help="Keep pictures of mouths and faces, which papers train on; 0.8 GB an hour."),
     ] = False,
     clips_per_shard: Annotated[int, typer.Option(min=1, help="A run that is cut off loses one shard at most.")] = 100,
 ) -> None:

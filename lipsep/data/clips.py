@@ -2,7 +2,8 @@
 
 A corpus of short clips becomes one file: all voices end to end at 16 kHz and all mouths end to end at 25 fps, so that
 a training example is two slices of two arrays, which stay on disk. An hour of speech takes 115 MB for the voices and
-14 MB for the mouths. Where the mouths were filmed too, their pictures lie in a second file (`lipsep.data.pictures`).
+14 MB for the mouths. Where the mouths were filmed too, their pictures and one of each face lie in files beside it
+(`lipsep.data.pictures`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class TalkingClip:
         mouth: (F, 20, 2) float32 normalised mouth points at 25 fps (`lipsep.lips.normalise_mouth`), F = T // 640;
             (F, 0, 2) where only pictures are known.
         pictures: F mouth pictures, uint8; None where only the points are known.
+        face: one picture of the talker's face, uint8 (1, H, W, 3) RGB; None where it is not known.
     """
 
     name: str
@@ -40,6 +42,7 @@ class TalkingClip:
     voice: np.ndarray
     mouth: np.ndarray
     pictures: Pictures | None = None
+    face: Pictures | None = None
 
     @property
     def n_frames(self) -> int:
@@ -63,6 +66,7 @@ class TalkingClips:
         mouths: Sliced,
         pictures: Sequence[Pictures] | None = None,
         first_frames: np.ndarray | None = None,
+        faces: Sequence[Pictures] | None = None,
     ):
         """
         Args:
@@ -70,10 +74,11 @@ class TalkingClips:
             n_frames: (clips,) int64, video frames per clip.
             voices: (640 * frames,) int16.
             mouths: (frames, 20, 2) float32.
-            pictures: one each per clip; None: the corpus has none.
+            pictures, faces: one each per clip; None: the corpus has none.
             first_frames: (clips,) int64, where in the arrays each clip begins; None: they follow one another.
         """
-        self.names, self.talkers, self.n_frames, self.pictures = names, talkers, n_frames, pictures
+        self.names, self.talkers, self.n_frames = names, talkers, n_frames
+        self.pictures, self.faces = pictures, faces
         self._voices, self._mouths = voices, mouths
         self._first_frames = np.cumsum(n_frames) - n_frames if first_frames is None else first_frames
 
@@ -87,6 +92,7 @@ class TalkingClips:
             self._part(self._voices, index, SAMPLES_PER_FRAME).astype(np.float32) / 32768,
             self._part(self._mouths, index, 1),
             None if self.pictures is None else self.pictures[index],
+            None if self.faces is None else self.faces[index],
         )
 
     @property
@@ -116,13 +122,17 @@ class TalkingClips:
             self._mouths,
             None if self.pictures is None else [self.pictures[i] for i in chosen],
             self._first_frames[chosen],
+            None if self.faces is None else [self.faces[i] for i in chosen],
         )
 
     def save(self, path: Path) -> None:
-        """Write to one ``.npz`` file, complete or not at all; pictures to one beside it, first."""
+        """Write to one ``.npz`` file, complete or not at all; pictures and faces to one each beside it, first."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.pictures is not None:
             save_pictures(_pictures_path(path), self.pictures, self.n_frames)
+        if self.faces:
+            shape = self.faces[0][np.zeros(1, np.int64)].shape[1:]  # (H, W, 3)
+            save_pictures(_faces_path(path), self.faces, np.ones(len(self), np.int64), shape)
         partial = partial_path(path)
         np.savez(
             partial,
@@ -143,7 +153,7 @@ class TalkingClips:
         """
         if not path.is_file():
             raise MediaError(f"no prepared corpus at {path}: `lipsep train RECIPE` makes those its recipe names")
-        pictures = _pictures_path(path)
+        pictures, faces = _pictures_path(path), _faces_path(path)
         with np.load(path, allow_pickle=False) as stored:
             names, talkers, n_frames = (stored[what] for what in ("names", "talkers", "n_frames"))
         return cls(
@@ -153,12 +163,13 @@ class TalkingClips:
             StoredArray.open(path, "voices"),
             StoredArray.open(path, "mouths"),
             stored_pictures(pictures, n_frames) if pictures.is_file() else None,
+            faces=stored_pictures(faces, np.ones_like(n_frames)) if faces.is_file() else None,
         )
 
 
 def pack(clips: Iterable[TalkingClip]) -> TalkingClips:
     """Join clips into a corpus; a voice is cut or padded with silence to whole video frames."""
-    names, talkers, n_frames, voices, mouths, pictures = [], [], [], [], [], []
+    names, talkers, n_frames, voices, mouths, pictures, faces = [], [], [], [], [], [], []
     for clip in clips:
         voice = np.zeros(clip.n_frames * SAMPLES_PER_FRAME, np.int16)
         heard = np.clip(np.round(clip.voice[: len(voice)] * 32768), -32768, 32767).astype(np.int16)
@@ -169,12 +180,19 @@ def pack(clips: Iterable[TalkingClip]) -> TalkingClips:
         voices.append(voice)
         mouths.append(clip.mouth.astype(np.float32))
         pictures.append(clip.pictures)
+        faces.append(clip.face)
     if not names:
         return TalkingClips(
             [], [], np.zeros(0, np.int64), np.zeros(0, np.int16), np.zeros((0, MOUTH_POINTS, 2), np.float32)
         )
     return TalkingClips(
-        names, talkers, np.array(n_frames), np.concatenate(voices), np.concatenate(mouths), _all_or_none(pictures)
+        names,
+        talkers,
+        np.array(n_frames),
+        np.concatenate(voices),
+        np.concatenate(mouths),
+        _all_or_none(pictures),
+        faces=_all_or_none(faces),
     )
 
 
@@ -189,6 +207,7 @@ def join(parts: Sequence[TalkingClips]) -> TalkingClips:
         EndToEnd([part._mouths for part in parts]),
         _all_or_none([each for part in parts for each in part.pictures or [None] * len(part)]),
         np.concatenate([part._first_frames + first for part, first in zip(parts, before, strict=False)]),
+        _all_or_none([each for part in parts for each in part.faces or [None] * len(part)]),
     )
 
 
@@ -199,3 +218,7 @@ def _all_or_none(pictures: list[Pictures | None]) -> list[Pictures] | None:
 
 def _pictures_path(path: Path) -> Path:
     return path.with_suffix(".pictures.npy")
+
+
+def _faces_path(path: Path) -> Path:
+    return path.with_suffix(".faces.npy")

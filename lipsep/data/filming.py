@@ -1,4 +1,4 @@
-"""One clip with one talker -> a voice and a mouth, with the product's own face pipeline."""
+"""One clip with one talker -> a voice, a mouth and a face, with the product's own face pipeline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def film_talker(
     """One clip with one talker, from its video, or with its sound from a file beside it.
 
     Args:
-        with_pictures: cut the mouth out of every frame too; the video is read twice.
+        with_pictures: cut the mouth out of every frame too, and keep a picture of the face; the video is read twice.
 
     Raises:
         MediaError: a file cannot be read. FaceError: no face is present in at least 90 % of the frames.
@@ -33,4 +33,5 @@ def film_talker(
         raise FaceError(f"a face is visible in {share:.0%} of the frames; {PRESENT:.0%} are needed")
     mouth = normalise_mouth(tracks[0].landmarks, tracks[0].present)  # (F, 20, 2)
     pictures = crop_mouth(tracks[0], read_frames(video, grey=True)) if with_pictures else None  # (F, 96, 96)
-    return TalkingClip(name, talker, load_audio(sound or video), mouth, pictures)
+    face = tracks[0].thumbnail[None] if with_pictures else None  # (1, 192, 192, 3)
+    return TalkingClip(name, talker, load_audio(sound or video), mouth, pictures, face)

@@ -19,6 +19,7 @@ from lipsep.data.clips import TalkingClip, TalkingClips
 from lipsep.data.lip_view import LipView
 from lipsep.data.mouth_augmentation import MouthConfig
 from lipsep.data.pace import draw_stretch
+from lipsep.data.pictures import show_face
 from lipsep.data.stored import Sliced
 from lipsep.lips import LipRecipe
 
@@ -41,7 +42,7 @@ class MixingConfig:
     noise_snr_db: tuple[float, float] = (5.0, 20.0)
     own_voice: float = 0.25  # among mixtures of two unfilmed voices: both are stretches of one recording
     mouths: MouthConfig | None = field(default_factory=MouthConfig)  # None: mouths as they are
-    random_crop: bool = True  # filmed mouths: cut near the middle, half of them mirrored; False: the middle
+    random_crop: bool = True  # filmed mouths: cut near the middle, half of them mirrored; False: the middle. Faces: so
     contrast: float = 0.0  # of filmed mouths, by which share it varies
     dropped: float = 0.1  # share of examples in which a stretch of up to 0.4 s shows no mouth
     occluded: float = 0.0  # share of examples in which something grey covers a part of the mouth for up to 1 s
@@ -52,7 +53,8 @@ class Mixtures(Dataset):
     """Endless training mixtures; item `i` of epoch `e` depends on the seed, `e` and `i` only, so that a resumed run
     sees what an uninterrupted one would have seen.
 
-    Item: ``mixture (2, T)``, ``lips (2, F, S, S)``, ``sources (2, 1, T)``: one mixture asked with both mouths.
+    Item: ``mixture (2, T)``, ``lips (2, F, S, S)``, ``sources (2, 1, T)``: one mixture asked with both mouths; for
+    models that need them also ``faces (2, 3, P, P)``.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Mixtures(Dataset):
         n_items: int,
         seed: int,
         epoch: int = 0,
+        face_size: int | None = None,
     ):
         """
         Args:
@@ -72,9 +75,10 @@ class Mixtures(Dataset):
             noises: (T,) int16, all noises end to end, or None.
             recipe: how the model's lip pictures are made.
             n_items: mixtures per epoch.
+            face_size: pixels of the faces' pictures; None: the model needs none.
         """
         self.filmed, self.unfilmed, self.noises = filmed, unfilmed, noises
-        self.config, self.recipe = config, recipe
+        self.config, self.recipe, self.face_size = config, recipe, face_size
         self.n_items, self.seed, self.epoch = n_items, seed, epoch
         self.n_frames = round(config.segment_s * SAMPLE_RATE / SAMPLES_PER_FRAME)
         self.view = LipView(filmed, unfilmed, config.mouths, config.random_crop, recipe, config.contrast)
@@ -82,7 +86,7 @@ class Mixtures(Dataset):
     def __len__(self) -> int:
         return self.n_items
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         if index >= self.n_items:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
@@ -92,25 +96,49 @@ class Mixtures(Dataset):
             places[1] = places[0]
         voices, pictures = [], []
         for clip, pace, place in ((first, first_pace, places[0]), (second, second_pace, places[1])):
-            voice, position = draw_stretch(clip, pace, self.n_frames, np.random.default_rng(place))
-            voices.append(voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4))
-            pictures.append(self._film(clip, position, rng))
-        gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
-        sources = np.stack([voices[0] * gain, voices[1]])  # (2, T)
-        mixture = sources.sum(0)
-        for _ in range(self.config.speakers - 2):
-            mixture = mixture + self._bystander((first, second), rng)
-        if self.noises is not None and rng.random() < self.config.noise:
-            mixture = mixture + self._noise(mixture, rng)
-        level = 0.1 / (np.sqrt(np.mean(np.square(mixture))) + 1e-8)  # a recording's usual level
-        mixture, sources = mixture * level, sources * level
+            voice, seen = self._stretch(clip, pace, np.random.default_rng(place), rng)
+            voices.append(voice)
+            pictures.append(seen)
+        mixture, sources = self._mix(voices, (first, second), rng)
+        clips = [first, second]
         if self.config.target_absent and rng.random() < self.config.target_absent:
-            pictures[1], sources[1] = self._stranger((first, second), rng), 0.0
+            clips[1] = self._other((first, second), rng)
+            position = draw_stretch(clips[1], 1.0, self.n_frames, rng)[1]
+            pictures[1], sources[1] = self._film(clips[1], position, rng), 0.0
         return (
             torch.from_numpy(np.stack([mixture, mixture]).astype(np.float32)),
             torch.from_numpy(np.stack(pictures)),
             torch.from_numpy(sources[:, None].astype(np.float32)),
+            *self._faces(clips, rng),
         )
+
+    def _stretch(
+        self, clip: TalkingClip, pace: float, place: np.random.Generator, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A voice (T,) of RMS 1 and its pictures (F, S, S); place: decides where the stretch is cut."""
+        voice, position = draw_stretch(clip, pace, self.n_frames, place)
+        return voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4), self._film(clip, position, rng)
+
+    def _mix(
+        self, voices: list[np.ndarray], spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mixture (T,) of two voices and what else the recipe asks for, and the voices (2, T) as they are in it."""
+        gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
+        sources = np.stack([voices[0] * gain, voices[1]])  # (2, T)
+        mixture = sources.sum(0)
+        for _ in range(self.config.speakers - 2):
+            mixture = mixture + self._bystander(spoken, rng)
+        if self.noises is not None and rng.random() < self.config.noise:
+            mixture = mixture + self._noise(mixture, rng)
+        level = 0.1 / (np.sqrt(np.mean(np.square(mixture))) + 1e-8)  # a recording's usual level
+        return mixture * level, sources * level
+
+    def _faces(self, clips: list[TalkingClip], rng: np.random.Generator) -> list[Tensor]:
+        """Their faces, (clips, 3, P, P), if the model needs any."""
+        if self.face_size is None:
+            return []
+        varied = rng if self.config.random_crop else None
+        return [torch.from_numpy(np.stack([show_face(clip.face, self.face_size, varied) for clip in clips]))]
 
     def _bystander(self, spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator) -> np.ndarray:
         """A voice (T,) that nobody asks for."""
@@ -118,12 +146,8 @@ class Mixtures(Dataset):
         gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
         return gain * voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4)
 
-    def _stranger(self, spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator) -> np.ndarray:
-        """Pictures of a mouth that says something else than either clip."""
-        clip = self._other(spoken, rng)
-        return self._film(clip, draw_stretch(clip, 1.0, self.n_frames, rng)[1], rng)
-
     def _other(self, spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator) -> TalkingClip:
+        """One that says something else than either clip."""
         clip = spoken[0]
         while clip.name in {other.name for other in spoken}:
             clip = self.filmed[int(rng.integers(len(self.filmed)))]
@@ -186,7 +210,6 @@ class Mixtures(Dataset):
         return noise * np.sqrt(np.mean(np.square(mixture)) / power) * 10 ** (-snr_db / 20)
 
 
-def collate(items: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Stack pairs into one batch: mixture (2B, T), lips (2B, F, S, S), sources (2B, 1, T)."""
-    mixture, lips, sources = zip(*items, strict=True)
-    return torch.cat(mixture), torch.cat(lips), torch.cat(sources)
+def collate(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Stack pairs into one batch: mixture (2B, T), lips (2B, F, S, S), sources (2B, 1, T), and faces if there are."""
+    return tuple(map(torch.cat, zip(*items, strict=True)))

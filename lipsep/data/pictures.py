@@ -1,6 +1,7 @@
 """Filmed mouths of training clips: pictures as the field stores them, of which a model sees the middle or near it.
+And one picture of each clip's face, for models that want to know who is speaking.
 
-They stay on disk, 0.8 GB for an hour, and each example reads the frames that it needs.
+They stay on disk, 0.8 GB for an hour of mouths and 0.1 GB for a thousand faces; each example reads what it needs.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ import numpy as np
 
 from lipsep.data.stored import StoredArray
 from lipsep.errors import MediaError
+from lipsep.faces import face_picture
 from lipsep.lips import CROP_SIZE
 from lipsep.outputs import partial_path
 
 
 class Pictures(Protocol):
-    """Mouth pictures of one clip: an array, or what reads them from a file."""
+    """Pictures of one clip: an array, or what reads them from a file."""
 
     def __getitem__(self, frames: np.ndarray) -> np.ndarray:
-        """Frames (n,) int of the clip -> uint8 (n, H, W)."""
+        """Frames (n,) int of the clip -> uint8, mouths (n, H, W), a face (1, H, W, 3) RGB."""
 
 
 @dataclass(frozen=True)
 class StoredPictures:
-    """Pictures of one clip among those of many, uint8 (frames, 96, 96), of which it begins at `first`."""
+    """Pictures of one clip among those of many, uint8 (frames, ...), of which it begins at `first`."""
 
     stored: StoredArray
     first: int
@@ -77,10 +79,25 @@ def cut(pictures: np.ndarray, size: int, rng: np.random.Generator | None = None)
     return part[:, :, ::-1] if rng is not None and rng.random() < 0.5 else part
 
 
-def save_pictures(path: Path, clips: Sequence[Pictures], n_frames: np.ndarray) -> None:
-    """Write the pictures of clips end to end, complete or not at all, with one clip in memory at a time."""
+def show_face(face: Pictures, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """A talker's face as networks that know faces want it, float32 (3, size, size); with `rng` half of them mirrored,
+    in another light and in weaker or stronger colours, as VisualVoice trains."""
+    picture = face[np.zeros(1, np.int64)][0]  # (H, W, 3)
+    if rng is not None:
+        light, colour = rng.uniform(0.7, 1.3, 2)
+        seen = light * picture[:, :: -1 if rng.random() < 0.5 else 1].astype(np.float32)
+        grey = seen.mean(2, keepdims=True)
+        picture = np.clip(np.round(grey + colour * (seen - grey)), 0, 255).astype(np.uint8)
+    return face_picture(picture, size)
+
+
+def save_pictures(
+    path: Path, clips: Sequence[Pictures], n_frames: np.ndarray, shape: tuple[int, ...] = (CROP_SIZE, CROP_SIZE)
+) -> None:
+    """Write the pictures of clips end to end, complete or not at all, with one clip in memory at a time; shape: of one
+    picture."""
     partial = partial_path(path)
-    shape = (int(n_frames.sum()), CROP_SIZE, CROP_SIZE)
+    shape = (int(n_frames.sum()), *shape)
     stored = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     first = 0
     for pictures, n in zip(clips, n_frames, strict=True):

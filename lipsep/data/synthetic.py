@@ -3,14 +3,16 @@
 Nonsense words of consonants and vowels are drawn at random; from the phones and their times follow the voice (a source
 of pulses or noise through moving formants: Fant's source-filter model, with the vowel formants of Peterson and Barney
 1952) and the mouth (`lipsep.data.visemes`). Nobody understands it, but lips and sound belong together as they do in
-speech: loudness, vowel colour, closures and pauses can all be read from the mouth. It needs no download and makes an
-hour of speech in about a minute, so that every recipe can be tried out.
+speech: loudness, vowel colour, closures and pauses can all be read from the mouth. Each talker has a face too, drawn in
+a few strokes; small heads have small voices. It needs no download and makes an hour of speech in about a minute, so
+that every recipe can be tried out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy.signal import istft, stft
 
@@ -40,6 +42,8 @@ _NASALS = {"m": (250, 1100, 2200), "n": (250, 1500, 2500)}
 _FRICATIVES = {"s": (6000, 1500), "sh": (3200, 1200), "f": (4500, 3500)}  # centre and width of the noise in Hz
 _STOPS = {"p": (1000, 1200), "b": (600, 600), "t": (4000, 1800), "d": (2800, 1400), "k": (1800, 700)}
 _CONSONANTS = ("m", "n", "s", "sh", "f", "p", "b", "t", "d", "k")
+FACE_SIZE = 64  # pixels
+_FACE_COLOURS = ((110, 240), (0, 150), (0, 256), (0, 100))  # skin, hair, wall, eyes: from, and below
 _BANDWIDTHS_HZ = (90.0, 130.0, 200.0)
 _FORMANT_GAINS = (1.0, 0.5, 0.25)
 
@@ -76,19 +80,22 @@ def synthetic_corpus(n_talkers: int, clips_per_talker: int, clip_s: float, seed:
     clips = []
     for number in range(n_talkers):
         talker = draw_talker(np.random.default_rng((seed, number)))
+        face = draw_face(talker, np.random.default_rng((seed, number, 0, 1)))[None]  # (1, 64, 64, 3)
         for clip in range(clips_per_talker):
             rng = np.random.default_rng((seed, number, clip + 1))
             phones = babble(n_frames / FPS, talker.pace, rng)
             voice = speak(phones, talker, n_frames * SAMPLES_PER_FRAME, rng)
             mouth = mouth_points(mouth_curves(phones, n_frames), talker)
-            clips.append(TalkingClip(f"talker{number:03d}-{clip:03d}", f"talker{number:03d}", voice, mouth))
+            name = f"talker{number:03d}"
+            clips.append(TalkingClip(f"{name}-{clip:03d}", name, voice, mouth, face=face))
     return pack(clips)
 
 
 def with_foreign_mouths(clips: TalkingClips) -> TalkingClips:
     """The same voices with the mouths of other clips: what a network that truly watches lips cannot learn from."""
     half = int(clips.n_frames[: len(clips) // 2].sum())
-    return TalkingClips(clips.names, clips.talkers, clips.n_frames, clips.voices, np.roll(clips.mouths, half, axis=0))
+    mouths = np.roll(clips.mouths, half, axis=0)
+    return TalkingClips(clips.names, clips.talkers, clips.n_frames, clips.voices, mouths, faces=clips.faces)
 
 
 def draw_talker(rng: np.random.Generator) -> Talker:
@@ -102,6 +109,26 @@ def draw_talker(rng: np.random.Generator) -> Talker:
         mouth_width=float(rng.uniform(0.55, 0.7)),
         lip_thickness=float(rng.uniform(0.05, 0.09)),
     )
+
+
+def draw_face(talker: Talker, rng: np.random.Generator) -> np.ndarray:
+    """Who it is: uint8 (64, 64, 3) RGB, the same for all clips of a talker. Colours of skin, hair and wall, and the
+    shape of the head are random; its size goes with the voice's, the mouth is as wide as it is at rest."""
+    skin, hair, wall, eyes = (tuple(int(c) for c in rng.integers(low, high, 3)) for low, high in _FACE_COLOURS)
+    head = 26 / talker.formant_scale  # px from the middle to the chin: 22 to 27
+    half = head * rng.uniform(0.65, 0.85)
+    picture = np.full((FACE_SIZE, FACE_SIZE, 3), wall, np.uint8)
+
+    def ellipse(x: float, y: float, width: float, height: float, colour: tuple[int, ...]) -> None:
+        cv2.ellipse(picture, (round(32 + x), round(32 + y)), (round(width), round(height)), 0, 0, 360, colour, -1)
+
+    ellipse(0, -4, 1.15 * half, head, hair)
+    ellipse(0, rng.uniform(2, 5), half, head * 0.9, skin)
+    for side in (-1, 1):
+        ellipse(side * 0.45 * half, -3, 0.16 * half, 2, eyes)
+    ellipse(0, 3, 2, rng.uniform(2, 5), tuple(c * 4 // 5 for c in skin))
+    ellipse(0, 13, 0.6 * talker.mouth_width * half, 20 * talker.lip_thickness, (170, 60, 60))
+    return picture
 
 
 def babble(duration_s: float, pace: float, rng: np.random.Generator) -> list[Phone]:

@@ -5,7 +5,7 @@ arXiv 2101.03149. Checked against a golden output of the published code (faceboo
 
 Published figures: 77.75 M parameters and 18.2 G MACs for 1 s (Dolphin's Table 4); LRS2-2Mix 11.5 dB SI-SNRi. Here are
 66.26 M: the published count has a word classifier behind the lip reader (256,500) and the network for the identity of
-voices (11.24 M), which serves the training losses alone.
+voices (11.24 M), which serves the training losses alone (`lipsep.training.co_separation`).
 
 Where paper and code differ, this file follows the code: one face per pass, masks of at most 5 by a scaled tanh, the
 last row of the spectrogram left out. The published code works on pieces of 2.55 s (256 columns for 64 frames); here any
@@ -54,9 +54,9 @@ class VisualVoiceConfig:
 class FaceEncoder(nn.Module):
     """ResNet-18 with max pooling: who is speaking. Shape: faces (B, 3, S, S), normalised -> (B, C)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, colours: int = 3) -> None:
         super().__init__()
-        self.conv = PictureConv(3, CHANNELS[0], 7, 2, 3, bias=False)
+        self.conv = PictureConv(colours, CHANNELS[0], 7, 2, 3, bias=False)
         self.norm = FoldedNorm(self.conv)
         blocks, c_in = [], CHANNELS[0]
         for stage, c_out in enumerate(CHANNELS):
@@ -170,26 +170,36 @@ class VisualVoice(SeparationModel):
         """Shape: mixture (B, T), lips (B, F, S, S), faces (B, 3, P, P) -> (B, 1, T)."""
         self.check_inputs(mixture, lips, self.config.lip_size)
         self.check_faces(mixture, faces)
-        n_samples = mixture.shape[1]
-        n_frames = -(-(n_samples // HOP + 1) // COLUMNS_PER_FRAME)
-        gain = self.config.input_level / mixture.square().mean(1, keepdim=True).sqrt().clamp(min=QUIETEST)  # (B, 1)
-        filled = self.fit_length(mixture * gain, max(n_samples, (COLUMNS_PER_FRAME * n_frames - 1) * HOP))
-        spectrum = torch.stft(
-            filled, N_FFT, HOP, WINDOW, self.window, pad_mode="constant", return_complex=True
-        )  # (B, 257, 4 F')
-        picture = torch.view_as_real(spectrum[:, :ROWS]).permute(0, 3, 1, 2)  # (B, 2, 256, 4 F')
-        mask = self.config.mask_limit * self.unet(picture, self._visual(lips, faces, n_frames))
-        masked = spectrum[:, :ROWS] * torch.complex(mask[:, 0], mask[:, 1])
-        masked = F.pad(masked, (0, 0, 0, 1))  # (B, 257, 4 F')
-        return (torch.istft(masked, N_FFT, HOP, WINDOW, self.window, length=n_samples) / gain).unsqueeze(1)
+        gain = self.gain(mixture)  # (B, 1)
+        spectrum = self.analyse(mixture * gain)  # (B, 256, 4 F')
+        identity = None if self.face_encoder is None else self.face_encoder(faces)  # (B, C_f)
+        masked = F.pad(spectrum * self.mask(spectrum, lips, identity), (0, 0, 0, 1))  # (B, 257, 4 F')
+        return (torch.istft(masked, N_FFT, HOP, WINDOW, self.window, length=mixture.shape[1]) / gain).unsqueeze(1)
 
-    def _visual(self, lips: Tensor, faces: Tensor | None, n_frames: int) -> Tensor:
+    def gain(self, mixture: Tensor) -> Tensor:
+        """Brings mixtures (B, T) to the level that the network is used to: (B, 1)."""
+        return self.config.input_level / mixture.square().mean(1, keepdim=True).sqrt().clamp(min=QUIETEST)
+
+    def analyse(self, sound: Tensor) -> Tensor:
+        """Complex spectrogram (B, 256, 4 F') of sounds (B, T), filled up with silence to four columns per frame."""
+        n_samples = sound.shape[1]
+        n_frames = -(-(n_samples // HOP + 1) // COLUMNS_PER_FRAME)
+        filled = self.fit_length(sound, max(n_samples, (COLUMNS_PER_FRAME * n_frames - 1) * HOP))
+        spectrum = torch.stft(filled, N_FFT, HOP, WINDOW, self.window, pad_mode="constant", return_complex=True)
+        return spectrum[:, :ROWS]
+
+    def mask(self, spectrum: Tensor, lips: Tensor, identity: Tensor | None) -> Tensor:
+        """Complex mask (B, 256, 4 F') of a mixture's spectrogram; identity: (B, C_f) of the faces."""
+        picture = torch.view_as_real(spectrum).permute(0, 3, 1, 2)  # (B, 2, 256, 4 F')
+        visual = self._visual(lips, identity, spectrum.shape[-1] // COLUMNS_PER_FRAME)
+        real, imaginary = (self.config.mask_limit * self.unet(picture, visual)).to(picture.dtype).unbind(1)
+        return torch.complex(real, imaginary)
+
+    def _visual(self, lips: Tensor, identity: Tensor | None, n_frames: int) -> Tensor:
         """What the face and each frame of the lips tell, the last frame as often as needed: -> (B, C_v, n_frames)."""
         said = self.video_encoder(lips).mT[..., :n_frames]  # (B, C, F)
         said = F.pad(said, (0, n_frames - said.shape[-1]), mode="replicate")
-        if self.face_encoder is None:
-            return said
-        return torch.cat([self.face_encoder(faces).unsqueeze(2).expand(-1, -1, n_frames), said], dim=1)
+        return said if identity is None else torch.cat([identity.unsqueeze(2).expand(-1, -1, n_frames), said], dim=1)
 
 
 # --- Variants and the authors' keys ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from lipsep.data.clips import TalkingClips
+from lipsep.data.co_separation import CoSeparationMixtures
 from lipsep.data.mixing import MixingConfig, Mixtures, collate
 from lipsep.data.mouth_augmentation import MouthConfig
 from lipsep.data.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
@@ -24,21 +25,37 @@ from lipsep.training.recipe import DataPart, Recipe, SyntheticPart
 Clips = TalkingClips | PublishedClips
 
 
-def prepare_feed(recipe: Recipe, lips: LipRecipe) -> Feed:
-    """The recipe's corpora as training and validation mixtures; prepares on disk what is not there yet."""
+def prepare_feed(recipe: Recipe, lips: LipRecipe, face_size: int | None = None) -> Feed:
+    """The recipe's corpora as training and validation mixtures; prepares on disk what is not there yet.
+
+    Args:
+        face_size: pixels of the faces that the model needs; None: it needs none.
+
+    Raises:
+        ModelError: the corpora have no faces and the model needs some, or no pairs of mixtures and the loss does.
+    """
     settings = recipe.training
     mixing = mixing_config(recipe.data)
     n_items = settings.steps_per_epoch * settings.accumulate * settings.batch_mixtures
     n_check, check_seed = settings.validation_mixtures, settings.seed + 1
+    paired = settings.loss == "co_separation"
     if recipe.data.published:
+        if paired or face_size is not None:
+            raise ModelError(
+                f"recipe: '{recipe.data.published}' has finished mixtures and mouths; {recipe.model.name} needs faces "
+                "or pairs of mixtures: prepare the clips themselves with `lipsep prepare CORPUS ROOT --pictures`"
+            )
         split = partial(open_split, recipe.data.published)
         stretches = partial(PublishedTraining, recipe=lips, segment_s=mixing.segment_s, random_crop=mixing.random_crop)
         learn = stretches(split(TRAINING), n_items=n_items, seed=settings.seed, drawn=True)
         check = stretches(split(VALIDATION), n_items=n_check, seed=check_seed, drawn=False)
     else:
         training, validation, unfilmed, noises = prepare_clips(recipe.data, lips)
-        learn = Mixtures(training, unfilmed, noises, mixing, lips, n_items, settings.seed)
-        check = Mixtures(validation, None, None, plain(mixing), lips, n_check, seed=check_seed)
+        if face_size is not None:
+            _check_faces(recipe, training, validation, unfilmed)
+        kind = CoSeparationMixtures if paired else Mixtures
+        learn = kind(training, unfilmed, noises, mixing, lips, n_items, settings.seed, face_size=face_size)
+        check = Mixtures(validation, None, None, plain(mixing), lips, n_check, seed=check_seed, face_size=face_size)
     return Feed(learn, check, settings.batch_mixtures, settings.workers, collate)
 
 
@@ -65,6 +82,17 @@ def prepare_clips(data: DataPart, lips: LipRecipe) -> tuple[Clips, Clips, Talkin
             highlight=False,
         )
     return training, validation, unfilmed, noises
+
+
+def _check_faces(recipe: Recipe, training: Clips, validation: Clips, unfilmed: TalkingClips | None) -> None:
+    model, data = recipe.model.name, recipe.data
+    if unfilmed is not None:
+        raise ModelError(f"recipe: {model} needs a face for every voice: leave 'unfilmed' out")
+    if training.faces is None or validation.faces is None:
+        raise ModelError(
+            f"recipe: {model} needs a picture of each talker's face, and clips of '{data.filmed}' have none: prepare "
+            "them into a new folder with `lipsep prepare --pictures`, or train a model of lips alone"
+        )
 
 
 def mixing_config(data: DataPart) -> MixingConfig:

@@ -80,15 +80,19 @@ class LoopPart(_Strict):
 class TrainingPart(LoopPart):
     """How the separator learns. Defaults are plain; what the papers add is asked for by name."""
 
-    loss: Literal["si_snr", "snr"]
+    loss: Literal["si_snr", "snr", "co_separation"]
+    """co_separation: VisualVoice's own losses (`lipsep.training.co_separation`), on pairs of mixtures."""
     optimiser: Literal["adam", "adamw"] = "adam"
     learning_rate: float = 1e-3
+    identity_learning_rate: float | None = None  # with co_separation, of what knows faces and voices; None: the same
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    schedule: Literal["cosine", "plateau"] = "cosine"
+    schedule: Literal["cosine", "plateau", "steps"] = "cosine"
     """cosine: up over `warmup_steps`, then half a cosine down to zero over all epochs; the last weights are exported.
-    plateau: halved after some epochs without a better validation, ended after more; the best weights are exported."""
+    plateau: halved after some epochs without a better validation, ended after more; the best weights are exported.
+    steps: a tenth from each of `drop_at_steps` on; the last weights are exported."""
     warmup_steps: int = 200  # of the cosine
+    drop_at_steps: tuple[int, ...] = ()
     halve_after_epochs: int = 15  # of the plateau
     stop_after_epochs: int = 30
     frozen_video: bool | Literal["encoder"] = False
@@ -97,9 +101,17 @@ class TrainingPart(LoopPart):
     auxiliary_weight: float = 0.0  # first lambda of Dolphin's auxiliary branch (`lipsep.training.auxiliary`)
     stft_weight: float = 0.0  # of the multi-resolution STFT loss
     ema_decay: float | None = None  # validate and export a moving average of the weights
-    batch_mixtures: int  # each asked with both mouths, so the batch is twice as large
+    batch_mixtures: int  # each asked with both mouths, so the batch is twice as large; of co_separation: pairs of them
     validation_mixtures: int = 100
     required_si_snri_db: float | None = None  # a run that ends below this on its validation mixtures has failed
+
+    @model_validator(mode="after")
+    def _one_kind_of_loss(self) -> TrainingPart:
+        if self.loss == "co_separation" and (self.auxiliary_weight or self.stft_weight):
+            raise ValueError("co_separation compares masks: leave 'auxiliary_weight' and 'stft_weight' out")
+        if self.loss != "co_separation" and self.identity_learning_rate is not None:
+            raise ValueError("'identity_learning_rate' is for loss co_separation")
+        return self
 
 
 class TeacherPart(_Strict):

@@ -35,7 +35,8 @@ def run_recipe(path: Path, resume: bool) -> Path:
         taught = {key: value for key, value in initial.metadata.items() if key.startswith("teacher")}
     if recipe.model.initial_separator:
         take_separator(model, recipe.model.initial_separator)
-    feed = prepare_feed(recipe, lip_recipe(model.lip_recipe))
+    face_size = model.config.face_size if model.needs_faces else None
+    feed = prepare_feed(recipe, lip_recipe(model.lip_recipe), face_size)
     module = SeparationTraining(model, settings)
     best = ModelCheckpoint(
         recipe.output / "checkpoints", "best", "val_si_snri", mode="max", enable_version_counter=False

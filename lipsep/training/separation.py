@@ -9,10 +9,10 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from lipsep.errors import ModelError
 from lipsep.losses import LOSSES, magnitude_si_snr, si_snr, silence, stft_distance
 from lipsep.models.base import SeparationModel
 from lipsep.training.auxiliary import AuxiliaryBranch, auxiliary_weight
+from lipsep.training.co_separation import CoSeparation
 from lipsep.training.recipe import TrainingPart
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -23,13 +23,9 @@ class SeparationTraining(lightning.LightningModule):
 
     def __init__(self, model: SeparationModel, settings: TrainingPart):
         super().__init__()
-        if model.needs_faces:
-            raise ModelError(
-                f"{model.name} needs pictures of faces, which training corpora do not hold: "
-                "train a model of lips alone, such as visualvoice_lips"
-            )
         self.model, self.settings = model, settings
-        self.loss = LOSSES[settings.loss]
+        self.co_separation = CoSeparation(model) if settings.loss == "co_separation" else None
+        self.loss = LOSSES.get(settings.loss)
         self.auxiliary = AuxiliaryBranch(model) if settings.auxiliary_weight else None
         self.frozen: tuple[nn.Module, ...] = ()
         if settings.frozen_video:
@@ -44,17 +40,20 @@ class SeparationTraining(lightning.LightningModule):
         for part in self.frozen:
             part.eval()
 
-    def separate(self, mixture: Tensor, lips: Tensor) -> Tensor:
-        """Estimates (2B, 1, T) of mixtures (2B, T) that are asked twice in a row, with both mouths (2B, F, S, S);
-        models that take all faces at once are asked once."""
+    def separate(self, mixture: Tensor, *shown: Tensor) -> Tensor:
+        """Estimates (2B, 1, T) of mixtures (2B, T) that are asked twice in a row, with both mouths (2B, F, S, S) and
+        what else is shown of people; models that take all faces at once are asked once."""
         if not self.model.faces_at_once:
-            return self.model(mixture, lips).float()
-        estimates = self.model(mixture[::2], lips.unflatten(0, (-1, 2)))  # (B, 2, T)
+            return self.model(mixture, *shown).float()
+        estimates = self.model(mixture[::2], *(each.unflatten(0, (-1, 2)) for each in shown))  # (B, 2, T)
         return estimates.float().flatten(0, 1).unsqueeze(1)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
-        mixture, lips, sources = batch  # (2B, T), (2B, F, S, S), (2B, 1, T)
-        loss = self._loss(self.separate(mixture, lips), mixture, sources)
+    def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
+        mixture, lips, sources, *faces = batch  # (2B, T), (2B, F, S, S), (2B, 1, T); (2B, 3, P, P) if needed
+        if self.co_separation is not None:
+            loss = self.co_separation(self.model, mixture, lips, sources, *faces)
+        else:
+            loss = self._loss(self.separate(mixture, lips, *faces), mixture, sources)
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -77,9 +76,9 @@ class SeparationTraining(lightning.LightningModule):
         share = present.float().mean()
         return share * loss + (1 - share) * silence(estimates[~present], mixture[~present, None]).mean()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
-        mixture, lips, sources = batch
-        estimates = self.separate(mixture, lips)
+    def validation_step(self, batch: tuple[Tensor, ...], _: int) -> None:
+        mixture, lips, sources, *faces = batch
+        estimates = self.separate(mixture, lips, *faces)
         improvement = si_snr(estimates, sources) - si_snr(mixture[:, None], sources)  # (2B, 1)
         asked, other = (
             si_snr(estimates, sources),
@@ -92,7 +91,7 @@ class SeparationTraining(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.settings
         optimiser = OPTIMISERS[settings.optimiser](
-            self.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+            self._parameter_groups(), settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
         )
         if settings.schedule == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -102,6 +101,8 @@ class SeparationTraining(lightning.LightningModule):
         total_steps = settings.epochs * settings.steps_per_epoch
 
         def factor(step: int) -> float:
+            if settings.schedule == "steps":
+                return 0.1 ** sum(step >= drop for drop in settings.drop_at_steps)
             if step < settings.warmup_steps:
                 return (step + 1) / settings.warmup_steps
             done = (step - settings.warmup_steps) / max(1, total_steps - settings.warmup_steps)
@@ -109,3 +110,12 @@ class SeparationTraining(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """All parameters, those that know faces and voices at a rate of their own where the recipe has one."""
+        if self.settings.identity_learning_rate is None:
+            return [{"params": list(self.parameters())}]
+        identity = self.co_separation.identity_parameters(self.model)
+        known = set(map(id, identity))
+        others = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        return [{"params": others}, {"params": identity, "lr": self.settings.identity_learning_rate}]

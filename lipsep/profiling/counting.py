@@ -226,6 +226,8 @@ class _Calls(TorchFunctionMode):
                 self.hooks[in_video]["linear"] += output.numel() * args[0].shape[-1]
             elif self.products_seen & self.running.parents:
                 self.hooks[in_video]["attention"] += output.numel() * args[0].shape[-1]
+        elif name == "baddbmm" and self.products_seen & self.running.parents:
+            self.hooks[in_video]["attention"] += output.numel() * args[1].shape[-1]
         elif name == "scaled_dot_product_attention" and self.products_seen & self.running.parents:
             queries, keys = args[:2]
             self.hooks[in_video]["attention"] += (output.numel() + queries.numel()) * keys.shape[-2]

@@ -14,10 +14,10 @@ from lipsep.checkpoints import load_model, save_model
 from lipsep.data.clips import TalkingClips
 from lipsep.data.synthetic import synthetic_corpus
 from lipsep.encoders.vector_quantizer import VectorQuantizer
-from lipsep.errors import ModelError
+from lipsep.errors import MediaError, ModelError
 from lipsep.lips import lip_recipe
 from lipsep.models import create_model
-from lipsep.training import pretrain
+from lipsep.training import pretrain, train
 from lipsep.training.lip_coder import perplexity
 from lipsep.training.recipe import TeacherPart, load_recipe
 from lipsep.training.run import take_all, take_separator
@@ -114,6 +114,23 @@ def test_a_separator_learns_to_use_other_eyes(tmp_path):
         take_separator(create_model("dolphin_test", channels=32), str(tmp_path / "given"))
     with pytest.raises(ModelError, match=r"differ in video_encoder, video_projection: .* initial_separator"):
         take_all(model, str(tmp_path / "given"))
+
+
+def test_what_is_missing_is_told_with_what_to_do_next(tmp_path):
+    path = write(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"model": content["model"] | {"initial_weights": "./coder/model"}}))
+    with pytest.raises(ModelError, match=r"run `lipsep pretrain .*recipe\.yaml` first"):
+        train(path)
+    for corpus in ("filmed", "published"):
+        path.write_text(yaml.safe_dump(content | {"data": {corpus: "nowhere"}}))
+        with pytest.raises(MediaError, match=f"there is no folder '.*nowhere.*'.*{corpus}"):
+            pretrain(path)
+    reading = {**content["lip_coder"], "epochs": 1}
+    content = {**content, "lip_coder": None, "lip_reading": reading, "model": {"name": "avlit_test"}}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ModelError, match="'avlit_test' has none: lip_coder teaches"):
+        pretrain(path)
 
 
 def test_perplexity_counts_equally_frequent_codes():

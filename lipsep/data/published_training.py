@@ -35,7 +35,12 @@ def open_split(root: Path, split: str) -> PublishedMixtures:
         MediaError: no such folder, no mixtures, or names that do not tell the mouths.
     """
     inner = root / "wav16k" / "min"
-    mixtures = PublishedMixtures((inner if inner.is_dir() else root) / split)
+    folder = (inner if inner.is_dir() else root) / split
+    if not folder.is_dir():
+        raise MediaError(
+            f"there is no folder '{folder}': 'published' is one that holds tr/ and cv/, or wav16k/min/ with them"
+        )
+    mixtures = PublishedMixtures(folder)
     if not mixtures.names or mixtures.n_src < 2:
         raise MediaError(f"{mixtures.folder}: {len(mixtures.names)} mixtures of {mixtures.n_src} voices to train on")
     for name in mixtures.names:

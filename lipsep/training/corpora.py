@@ -17,7 +17,7 @@ from lipsep.data.published_training import TRAINING, VALIDATION, PublishedClips,
 from lipsep.data.shards import is_prepared, load_shards, prepared_splits
 from lipsep.data.stored import Sliced
 from lipsep.data.synthetic import synthetic_corpus, with_foreign_mouths
-from lipsep.errors import ModelError
+from lipsep.errors import MediaError, ModelError
 from lipsep.lips import LipRecipe
 from lipsep.training.feed import Feed
 from lipsep.training.recipe import DataPart, Recipe, SyntheticPart
@@ -135,8 +135,14 @@ def filmed_split(data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips
     else by the names that the recipe gives.
 
     Raises:
+        MediaError: there is no such folder.
         ModelError: the recipe does not say what to validate on.
     """
+    if data.prepared is None and not data.filmed.is_dir():
+        raise MediaError(
+            f"recipe: there is no folder '{data.filmed}' (data.filmed): `lipsep prepare CORPUS FOLDER -o "
+            f"{data.filmed}` writes it"
+        )
     splits = prepared_splits(data.filmed) if is_prepared(data.filmed) else []
     if {"train", "val"} <= set(splits):
         return _enough(load_shards(data.filmed, "train"), load_shards(data.filmed, "val"))

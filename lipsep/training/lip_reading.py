@@ -23,6 +23,7 @@ from lipsep.data.clips import TalkingClips
 from lipsep.data.lip_view import LipView
 from lipsep.data.mixing import MixingConfig
 from lipsep.data.pace import draw_stretch, frames_at
+from lipsep.errors import ModelError
 from lipsep.lips import LipRecipe, lip_recipe
 from lipsep.models import SeparationModel
 from lipsep.training.corpora import Clips, mixing_config, plain, prepare_clips
@@ -160,6 +161,11 @@ def _store(teacher: Teacher, folder: Path, corpora: dict[str, Clips | None]) -> 
 def pretrain_lips(path: Path, resume: bool) -> Path:
     """Run a recipe's `lip_reading` part; return the folder of the model whose video branch has learned."""
     run = Pretraining.open(path, "lip_reading")
+    if not hasattr(run.model, "watch"):
+        raise ModelError(
+            f"recipe {path}: lip_reading teaches a Dolphin's video branch, and '{run.recipe.model.name}' has none: "
+            "lip_coder teaches a DP-LipCoder in any model, lip_pictures an autoencoder"
+        )
     feed, teacher = watched_feed(run.recipe, run.settings, lip_recipe(run.model.lip_recipe))
     module = LipReading(run.model, teacher, run.settings)
     trainer = make_trainer(run.settings.output, run.settings, [])

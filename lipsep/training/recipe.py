@@ -95,7 +95,7 @@ class TrainingPart(LoopPart):
     drop_at_steps: tuple[int, ...] = ()
     halve_after_epochs: int = 15  # of the plateau
     stop_after_epochs: int = 30
-    frozen_video: bool | Literal["encoder"] = False
+    frozen_video: Literal[False, True, "encoder"] = False
     """true: the video branch stays as its initial weights are, of a Dolphin all that `lip_reading` teaches;
     encoder: the video encoder alone does, which is all that `lip_coder` teaches."""
     auxiliary_weight: float = 0.0  # first lambda of Dolphin's auxiliary branch (`lipsep.training.auxiliary`)
@@ -184,7 +184,8 @@ def load_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"recipe {path}: {where}: {first['msg']}") from None
+        what = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ModelError(f"recipe {path}: {where}: {what}") from None
     return recipe.model_copy(update={"output": Path(str(recipe.output).replace("{model}", recipe.model.name))})
 
 
@@ -192,7 +193,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
         raise ModelError(f"recipe {path} cannot be read: {reason}") from None
     if not isinstance(content, dict):
         raise ModelError(f"recipe {path} holds no settings; see recipes/ for examples")

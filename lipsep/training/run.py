@@ -19,7 +19,7 @@ from lipsep.models import SeparationModel, create_model
 from lipsep.training.callbacks import SaveOnSigterm
 from lipsep.training.corpora import prepare_feed
 from lipsep.training.feed import Feed
-from lipsep.training.recipe import LoopPart, TrainingPart, load_recipe
+from lipsep.training.recipe import LoopPart, Recipe, TrainingPart, load_recipe
 from lipsep.training.separation import SeparationTraining
 
 
@@ -31,6 +31,7 @@ def run_recipe(path: Path, resume: bool) -> Path:
     model = create_model(recipe.model.name, **recipe.model.overrides)
     taught = {"teacher": "none"}
     if recipe.model.initial_weights:
+        _check_pretrained(recipe, path)
         initial = take_all(model, recipe.model.initial_weights)
         taught = {key: value for key, value in initial.metadata.items() if key.startswith("teacher")}
     if recipe.model.initial_separator:
@@ -68,6 +69,17 @@ def run_recipe(path: Path, resume: bool) -> Path:
     if required is not None and not scores["val_si_snri"] >= required:
         raise ModelError(f"trained '{folder}' to {scores['val_si_snri']} dB SI-SNRi; its recipe requires {required} dB")
     return folder
+
+
+def _check_pretrained(recipe: Recipe, path: Path) -> None:
+    """
+    Raises:
+        ModelError: the recipe begins with what its own pretraining makes, and that has not been run.
+    """
+    source = Path(recipe.model.initial_weights)
+    parts = (recipe.lip_reading, recipe.lip_pictures, recipe.lip_coder)
+    if any(part and part.output / "model" == source for part in parts) and not source.is_dir():
+        raise ModelError(f"recipe {path}: '{source}' is not there yet: run `lipsep pretrain {path}` first")
 
 
 def take_all(model: SeparationModel, source: str) -> SeparationModel:

@@ -32,7 +32,7 @@ from lipsep.downloads import check_download
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import SeparationModel, create_model, list_models
 from lipsep.models.dolphin_published import is_published
-from lipsep.models.published import published_model
+from lipsep.models.published import list_published, published_model
 from lipsep.onnx_model import SUFFIX, OnnxModel
 
 FORMAT = 1
@@ -277,9 +277,10 @@ def _from_hub(name: str) -> Path:
 def _unknown(name: str) -> str:
     packaged = [entry.name for entry in available_weights()]
     if name in list_models():
+        released = "give the files that its authors released with --weights, " if name in list_published() else ""
         return (
             f"'{name}' is a known model, but no weights for it are packaged (there are: {', '.join(packaged)}): "
-            f'train it, or use lipsep.create_model("{name}") for fresh ones'
+            f'train it, {released}or use lipsep.create_model("{name}") for fresh ones'
         )
     if os.sep in name or name.startswith("."):
         return f"there is no folder '{name}': give one that holds {_CONFIG} and {_WEIGHTS}"

@@ -4,6 +4,7 @@
   side, and mirrored indices instead of mirrored copies, so that a kernel may be longer than the sequence.
 - No loops over pieces of a sequence: attention and feed-forward networks take it whole.
 - Global norms by means over channels, then time; filter banks by convolutions.
+- Spectrograms in real numbers, there and back by convolutions with the Fourier transform's waves.
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ from lipsep.encoders.dp_lipcoder import (
     RMSNorm,
     SpaceAttention,
 )
+from lipsep.encoders.front_conv import FRONT_FRAMES, FrontConv
 from lipsep.encoders.vector_quantizer import VectorQuantizer
+from lipsep.models.av_mossformer2 import ResidualConv
 from lipsep.models.base import SeparationModel
 from lipsep.models.dolphin import FeedForward
-from lipsep.models.layers.channels_last import GlobalNorm, as_picture, as_sequence
+from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, as_picture, as_sequence
 from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.models.layers.heat import KERNEL_ERROR, HeatDiffusion, short_kernels
 from lipsep.models.layers.relative_attention import RelativeAttention
 from lipsep.models.layers.visual_fusion import AVFusion
 from lipsep.models.layers.waveform import AudioDecoder, AudioEncoder
+from lipsep.models.visualvoice import COLUMNS_PER_FRAME, HOP, N_FFT, ROWS, WINDOW, VisualVoice
 
 SHORT_REACH, LONG_REACH = 16, 512
 """Steps to either side of the kernels of heat diffusion; the long ones for channels that lose much in short ones."""
@@ -48,9 +52,10 @@ SHORT_REACH, LONG_REACH = 16, 512
 def traceable_tensors() -> Iterator[None]:
     """While this lasts, methods of tensors that tracing takes down wrongly are made of others that it takes down well.
 
-    Sizes handed to `unflatten` would be fixed, `flatten` and `movedim` would count axes of an unknown number, `mT` is
-    unknown to it. (Counting from the end, as `repeat_interleave(n, dim=-1)` does, makes the exporter change every other
-    -1 of the graph: such axes have positive numbers here and in the models that are exported.)
+    Sizes handed to `unflatten` would be fixed, `flatten` and `movedim` would count axes of an unknown number, `mT` and
+    frames of unknown length in `fold` are unknown to it. (Counting from the end, as `repeat_interleave(n, dim=-1)`
+    does, makes the exporter change every other -1 of the graph: such axes have positive numbers here and in the models
+    that are exported.)
     """
     plain = {"flatten": Tensor.flatten, "unflatten": Tensor.unflatten, "movedim": Tensor.movedim, "mT": Tensor.mT}
 
@@ -69,11 +74,18 @@ def traceable_tensors() -> Iterator[None]:
         order.insert(destination % self.ndim, order.pop(source))
         return self.permute(order)
 
+    def fold(x: Tensor, output_size: tuple[int, int], kernel_size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+        frame = int(kernel_size[1])
+        return F.conv_transpose1d(x, torch.eye(frame)[:, None], stride=stride[1])[..., : output_size[1]].unsqueeze(2)
+
+    plain_fold = F.fold
     try:
+        F.fold = fold
         Tensor.flatten, Tensor.unflatten, Tensor.movedim = flatten, unflatten, movedim
         Tensor.mT = property(lambda self: self.transpose(self.ndim - 2, self.ndim - 1))
         yield
     finally:
+        F.fold = plain_fold
         for name, method in plain.items():
             setattr(Tensor, name, method)
 
@@ -86,6 +98,8 @@ def in_onnx_operators(model: SeparationModel) -> SeparationModel:
     for module in model.modules():
         if isinstance(module, HeatDiffusion):
             _give_kernels(module)
+        if isinstance(module, ResidualConv):
+            module.weight[..., module.weight.shape[2] // 2] += 1
         if isinstance(module, Conv3d):
             module.weight_2d = module.weight.movedim(2, 0).flatten(0, 1)  # (3 C', C, 3, 3)
         for name, form in FORMS.get(type(module), {}).items():
@@ -228,6 +242,42 @@ def _stems(_: DPLipCoder, lips: Tensor, paths: list[LipPath]) -> list[Tensor]:
     return list(maps.unflatten(0, lips.shape[:2]).chunk(len(paths), dim=-1))
 
 
+def _front(self: FrontConv, lips: Tensor, _: slice = slice(None)) -> Tensor:
+    n_frames, reach = lips.shape[1], FRONT_FRAMES // 2
+    padded = F.pad(lips, (0, 0, 0, 0, reach, reach))
+    frames = torch.stack([padded[:, i : i + n_frames] for i in range(FRONT_FRAMES)], dim=2).flatten(0, 1)
+    x = self.norm(F.conv2d(frames, self.weight.squeeze(1), None, stride=2, padding=3))
+    return F.max_pool2d(self.act(x), kernel_size=3, stride=2, padding=1)
+
+
+def _separate_spectrogram(self: VisualVoice, mixture: Tensor, lips: Tensor, faces: Tensor | None = None) -> Tensor:
+    analysis, synthesis, energy = _fourier_kernels(self.window)
+    gain = self.gain(mixture)
+    filled = F.pad(mixture * gain, (N_FFT // 2, N_FFT // 2 + (COLUMNS_PER_FRAME - 1) * HOP))  # whole frames, one more
+    spectrum = F.conv1d(filled.unsqueeze(1), analysis, stride=HOP).unflatten(1, (2, ROWS))  # (B, 2, 256, 4 F')
+    identity = None if self.face_encoder is None else self.face_encoder(faces)
+    visual = self._visual(lips, identity, lips.shape[1] + 1)
+    (x, y), (real, imaginary) = spectrum.unbind(1), (self.config.mask_limit * self.unet(spectrum, visual)).unbind(1)
+    masked = torch.cat([x * real - y * imaginary, x * imaginary + y * real], dim=1)  # (B, 512, 4 F')
+    sound = F.conv_transpose1d(masked, synthesis, stride=HOP)
+    sound = sound / F.conv_transpose1d(torch.ones_like(masked[:1, :1]), energy, stride=HOP).clamp(min=1e-11)
+    return sound[:, :, N_FFT // 2 : N_FFT // 2 + mixture.shape[1]] / gain.unsqueeze(1)
+
+
+def _fourier_kernels(window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Filters (2 rows, 1, N_FFT) that make the real and the imaginary parts of a spectrogram, those that make its
+    sound, and the window's energy (1, 1, N_FFT), by which what overlaps is divided."""
+    left = (N_FFT - WINDOW) // 2
+    window = F.pad(window.double(), (left, N_FFT - WINDOW - left))
+    turns = torch.arange(ROWS)[:, None] * torch.arange(N_FFT) % N_FFT
+    angle = 2 * math.pi / N_FFT * turns.double()
+    waves = window * torch.cat([angle.cos(), -angle.sin()])
+    twice = torch.full((2 * ROWS, 1), 2.0)  # for the conjugate, which only the lowest row has not
+    twice[0] = 1.0
+    energy = window.square()[None, None]
+    return waves.float()[:, None], (twice * waves / N_FFT).float()[:, None], energy.float()
+
+
 def _choose_code(self: VectorQuantizer, vectors: Tensor) -> Tensor:
     return (vectors[:, None] - self.codebook).square().sum(2).argmin(1)
 
@@ -247,6 +297,9 @@ FORMS: dict[type[nn.Module], dict[str, Callable[..., Any]]] = {
     RMSNorm: {"forward": _rms_norm},
     Conv3d: {"forward": _convolve_3d},
     DPLipCoder: {"_stems": _stems},
+    FrontConv: {"forward": _front},
+    ResidualConv: {"forward": DepthwiseConv.forward},
+    VisualVoice: {"forward": _separate_spectrogram},
     VectorQuantizer: {"_choose": _choose_code},
 }
 """Module -> the methods that are replaced in the copy which is exported."""

@@ -128,6 +128,8 @@ def test_plain_tensors_in_a_torch_file_load(folder: Path) -> None:
 def test_names_without_weights_say_what_to_do() -> None:
     with pytest.raises(WeightsError, match=r"'dolphin' is a known model.*create_model"):
         load_model("dolphin")
+    with pytest.raises(WeightsError, match=r"'swiftnet_6' is a known model.*its authors released with --weights"):
+        load_model("swiftnet_6")
     with pytest.raises(WeightsError, match=r"no weights are named 'xyzzy'"):
         load_model("xyzzy")
     with pytest.raises(WeightsError, match=r"there is no folder './nowhere'"):

@@ -158,8 +158,19 @@ def test_existing_files_are_left_alone(tmp_path: Path) -> None:
     assert file.read_bytes() == b"mine"
 
 
-def test_another_family_exports(tmp_path: Path) -> None:
-    _, error = export_onnx(create_model("av_convtasnet_test").eval(), tmp_path / "model.onnx")
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("av_convtasnet_test", {}),
+        ("av_mossformer2", {"channels": 32, "n_layers": 1, "key_channels": 32, "group": 64, "memory_channels": 16}),
+        pytest.param("visualvoice", {"channels": 2, "face_channels": 4, "face_size": 64}, marks=pytest.mark.slow),
+    ],
+    ids=["av_convtasnet", "av_mossformer2", "visualvoice"],
+)
+def test_other_families_export(name: str, sizes: dict[str, int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lip_size = {} if "test" in name else {"lip_size": 32}
+    _, error = export_onnx(create_model(name, **sizes, **lip_size).eval(), tmp_path / "model.onnx")
     assert error < 1e-4
 
 

@@ -4,7 +4,7 @@
     python benchmarks/bin_speed.py --iterations 8 --seconds 1 --runs 5
 
 Time is processor time of one thread, the least of several runs, the two networks in turn. A training step is forward,
-loss and backward of one mixture; ours computes all but the last eight iterations again in the backward pass
+loss and backward of one mixture; ours computes all but the last ten iterations again in the backward pass
 (`recompute`), or keeps all.
 Memory is the growth of the resident set's peak during the first training step of a fresh process, in which glibc gives
 freed blocks back at once, so that holes in the heap do not count. Exits with 1 when ours is not at least twice as

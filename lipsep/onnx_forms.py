@@ -36,7 +36,7 @@ from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.models.av_mossformer2 import ResidualConv
 from lipsep.models.base import SeparationModel
 from lipsep.models.dolphin import FeedForward
-from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, as_picture, as_sequence
+from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, LayerScale, as_picture, as_sequence
 from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.models.layers.heat import KERNEL_ERROR, HeatDiffusion, short_kernels
 from lipsep.models.layers.relative_attention import RelativeAttention
@@ -145,8 +145,9 @@ def _convolve_mirrored(x: Tensor, kernels: Tensor) -> Tensor:
 # --- The other layers ------------------------------------------------------------------------------------------------
 
 
-def _norm(self: GlobalNorm, x: Tensor) -> Tensor:
-    return self.standardise(x) * self.weight + self.bias
+def _norm(self: GlobalNorm, x: Tensor, scale: LayerScale | None = None) -> Tensor:
+    y = self.standardise(x) * self.weight + self.bias
+    return y if scale is None else y * scale.gain
 
 
 def _standardise(self: GlobalNorm, x: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ def _attend(self: RelativeAttention, x: Tensor, relative: Tensor | None) -> Tens
     logits = q @ k.mT  # (B, heads, L, L)
     if relative is not None:
         logits = logits + _position_logits(q, relative)
-    return self.scale(self.to_out((logits.softmax(3) @ v).transpose(1, 2).flatten(2)))
+    return F.linear((logits.softmax(3) @ v).transpose(1, 2).flatten(2), *self.scale.into(self.to_out))
 
 
 def _position_logits(q: Tensor, relative: Tensor) -> Tensor:

@@ -277,7 +277,7 @@ def test_recomputing_gives_equal_gradients(fusion: str) -> None:
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(1)
-        model = create_model("bin_test", fusion=fusion, recompute=recompute, iterations=10)
+        model = create_model("bin_test", fusion=fusion, recompute=recompute, iterations=12)
         lips = lips_for(model, 13).repeat(2, 1, 1, 1, 1)
         model(mixture, lips).square().mean().backward()
         gradients.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from golden import fill_manifest, golden_audio, golden_video, hash_uniform, snr_
 from torch import Tensor, nn
 
 from lipsep.encoders import list_encoders
-from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention, LipDecoder
+from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention, LipDecoder, TaylorAttention
 from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import create_model
 from lipsep.models.dolphin import Dolphin
 from lipsep.models.dolphin_published import published_name
+from lipsep.models.layers import relative_attention
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to
+from lipsep.models.layers.dropout import Dropout
 from lipsep.models.layers.heat import HeatDiffusion, diffuse
 from lipsep.models.layers.relative_attention import RelativeAttention
 from lipsep.models.published import published_model
@@ -264,12 +267,13 @@ def test_what_was_prepared_still_trains() -> None:
 # --- Other layers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", [3, 65])
-def test_depthwise_convolution_equals_conv1d_with_its_gradients(kernel: int) -> None:
-    conv, x = DepthwiseConv(5, kernel).double(), torch.randn(2, 40, 5, dtype=torch.double, requires_grad=True)
-    plain = torch.nn.functional.conv1d(x.mT, conv.weight, conv.bias, padding=kernel // 2, groups=5).mT
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 65])
+def test_depthwise_convolution_equals_conv1d_with_its_gradients(kernel: int, stride: int) -> None:
+    conv, x = DepthwiseConv(5, kernel, stride).double(), torch.randn(2, 40, 5, dtype=torch.double, requires_grad=True)
+    plain = torch.nn.functional.conv1d(x.mT, conv.weight, conv.bias, stride, kernel // 2, groups=5).mT
     torch.testing.assert_close(conv(x), plain)
-    weights = torch.randn_like(x)
+    weights = torch.randn_like(plain)
     leaves = (x, conv.weight, conv.bias)
     found = torch.autograd.grad((conv(x) * weights).sum(), leaves)
     for gradient, expected in zip(found, torch.autograd.grad((plain * weights).sum(), leaves), strict=True):
@@ -287,7 +291,7 @@ def test_global_norm_is_the_same_with_and_without_gradients() -> None:
 
 
 @pytest.mark.parametrize("reach", [5, 2_000])
-@pytest.mark.parametrize("length", [1, 2, 37, 300])
+@pytest.mark.parametrize("length", [1, 2, 33, 37, 300])
 def test_relative_attention_equals_the_formula_with_an_l_l_d_tensor(length: int, reach: int) -> None:
     attention = RelativeAttention(8, 2, layer_scale_init=0.5, dropout=0.0)
     x, relative = torch.randn(2, length, 8), torch.randn(2 * reach, 4)
@@ -300,6 +304,69 @@ def test_relative_attention_equals_the_formula_with_an_l_l_d_tensor(length: int,
     torch.testing.assert_close(attention(x, relative), expected, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(attention(x, relative), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_attention_made_again_in_the_backward_pass_has_the_right_gradients(
+    length: int, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relative_attention, "QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr(relative_attention, "LOGITS_AT_ONCE", 6 * length)  # pieces of 3 heads and 2 rows
+    q, k, v = (torch.randn(4, length, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    distances = torch.randn(3, 2 * length - 1, dtype=torch.float64, requires_grad=True)
+
+    def attend(*given: Tensor | None) -> Tensor:
+        torch.manual_seed(0)  # what is dropped
+        return relative_attention.AttendAgain.apply(*given, dropout)
+
+    torch.autograd.gradcheck(attend, (q, k, v, distances))
+    torch.autograd.gradcheck(attend, (q, k, v, None))
+
+
+def test_linear_attention_made_again_in_the_backward_pass_has_the_right_gradients() -> None:
+    first, second = torch.triu_indices(3, 3)
+    shares = torch.where(first == second, 0.5, 1.0).double()
+    q, k, v = (torch.randn(2, n, 5, dtype=torch.float64, requires_grad=True) for n in (3, 3, 4))
+    torch.autograd.gradcheck(lambda *given: TaylorAttention.apply(*given, first, second, shares), (q, k, v))
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    layer, x = Dropout(0.05), torch.ones(1_000_001, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert float((y == 0).float().mean()) == pytest.approx(0.05, abs=1e-3)
+    assert torch.equal(x.grad, y) and y.unique().tolist() == pytest.approx([0, 1 / 0.95], rel=1e-4)
+    kept = y.detach() > 0
+    assert float((kept[1:] & kept[:-1]).float().mean()) == pytest.approx(0.95**2, abs=2e-3)  # neighbours know nothing
+    assert not torch.equal(y, layer(x)) and layer.eval()(x) is x
+
+
+def test_the_plain_form_gives_the_same_voices_and_gradients() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    try:
+        from plain_dolphin import plain_dolphin
+    finally:
+        sys.path.pop(0)
+    torch.manual_seed(0)
+    model = create_model("dolphin_test").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+            if name.endswith(".k"):
+                parameter.uniform_(0.1, 1.9)
+    plain, mixture, lips = plain_dolphin(model), torch.randn(2, 4000), torch.randn(2, 6, 32, 32)
+    voices = [network(mixture, lips) for network in (model, plain)]
+    torch.testing.assert_close(*voices, rtol=0, atol=1e-5)
+    for each in voices:
+        each.square().sum().backward()
+    theirs = dict(plain.named_parameters())
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    largest = max(float(grad.abs().max()) for grad in gradients.values())
+    for name, grad in gradients.items():
+        expected = torch.zeros_like(grad) if theirs[name].grad is None else theirs[name].grad.view_as(grad)
+        torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-5 * largest)
 
 
 def test_linear_attention_weighs_by_the_taylor_expansion_of_exp() -> None:

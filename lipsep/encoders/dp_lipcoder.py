@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,51 @@ class RMSNorm(nn.Module):
         return F.normalize(x, dim=-1) * (self.gain * len(self.gain) ** 0.5)
 
 
+def taylor_attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
+    """sum_j (1 + s_ij + s_ij^2 / 2) v_j with s_ij = q_i . k_j, without an N x N matrix.
+
+    Args:
+        q, k, v: (n, d, N), (n, d, N), (n, e, N).
+        first, second, shares: the products of two of d numbers, `torch.triu_indices`, and how often each counts in
+            s^2 / 2.
+
+    Shape: -> (n, e, N).
+    """
+    of_k, of_q = (x.index_select(1, first) * x.index_select(1, second) for x in (k, q))
+    return v.sum(2, keepdim=True) + (v @ k.mT) @ q + (v @ of_k.mT * shares) @ of_q
+
+
+class TaylorAttention(torch.autograd.Function):
+    """`taylor_attention` with gradients; the products are not kept but made again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return taylor_attention(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, first, second, shares = ctx.saved_tensors
+        of_k, of_q = (x.index_select(1, first) * x.index_select(1, second) for x in (k, q))
+        linear, quadratic = v @ k.mT, v @ of_k.mT * shares
+        grad_linear, grad_quadratic = grad @ q.mT, grad @ of_q.mT * shares
+        grad_q = (linear.mT @ grad).add_(_products_backward(quadratic.mT @ grad, q))
+        grad_k = (grad_linear.mT @ v).add_(_products_backward(grad_quadratic.mT @ v, k))
+        grad_v = torch.baddbmm(grad_linear @ k, grad_quadratic, of_k).add_(grad.sum(2, keepdim=True))
+        return grad_q, grad_k, grad_v, None, None, None
+
+
+def _products_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """From the products x_i x_j with j >= i, row after row, to x: (n, d (d + 1) / 2, N), (n, d, N) -> (n, d, N)."""
+    grad_x, row = torch.zeros_like(x), 0
+    for i in range(x.shape[1]):
+        share, partners = grad[:, row : row + x.shape[1] - i], x[:, i:]
+        grad_x[:, i:].addcmul_(share, x[:, i : i + 1])
+        grad_x[:, i] += (share * partners).sum(1)
+        row += x.shape[1] - i
+    return grad_x
+
+
 class LinearSpaceAttention(nn.Module):
     """Attention among the pixels of a frame with exp(s) replaced by 1 + s + s^2 / 2, hence linear in the pixels.
 
@@ -168,7 +213,9 @@ class LinearSpaceAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(0, 1).flatten(1, 2).mT  # (B * F, C, N) with N = H * W
-        out = torch.cat([self._attend(some) for some in pixels.split(FRAMES_AT_ONCE)])  # (B * F, inner, N)
+        with torch.autocast(x.device.type, enabled=False):  # sums over many pixels: in full precision, forth and back
+            some = pixels.to(self.to_q.weight.dtype).split(FRAMES_AT_ONCE)
+            out = torch.cat([self._attend(frames) for frames in some])  # (B * F, inner, N)
         return x + self.to_out(out.mT).view_as(x)
 
     def _attend(self, pixels: Tensor) -> Tensor:
@@ -176,12 +223,10 @@ class LinearSpaceAttention(nn.Module):
         q = (self.to_q.weight * LINEAR_HEAD_DIM**-0.5 @ pixels).view(heads)  # (frames * heads, 8, N)
         k, v = (part.reshape(heads) for part in (self.to_kv.weight @ pixels).chunk(2, dim=1))
         v = F.pad(v, (0, 0, 0, 1), value=1.0)  # (frames * heads, 9, N): the ones give the normaliser
-        out = v.sum(2, keepdim=True) + (v @ k.mT) @ q + (v @ self._products(k).mT * self.shares) @ self._products(q)
+        attend = TaylorAttention.apply if torch.is_grad_enabled() else taylor_attention
+        out = attend(q, k, v, self.first, self.second, self.shares)  # (frames * heads, 9, N)
         out = out[:, :LINEAR_HEAD_DIM] / out[:, LINEAR_HEAD_DIM:].clamp(min=1e-5)
         return out.view(pixels.shape[0], LINEAR_HEADS * LINEAR_HEAD_DIM, heads[2])
-
-    def _products(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.first) * x.index_select(1, self.second)  # (frames * heads, 36, N)
 
 
 class SpaceAttention(nn.Module):

@@ -47,7 +47,7 @@ FUSIONS = ("tokens", "audio_token", "video_token", "own_tokens", "no_tokens", "e
 """What the branches hear of each other: the mean of both tokens (BIN); the audio branch's alone (no c^V in Table 3);
 the video branch's alone (no c^A); nothing, each branch its own tokens (no c); nothing, and there are no tokens; or one
 branch for both modalities side by side (no bottleneck)."""
-KEPT_ITERATIONS = 8
+KEPT_ITERATIONS = 10
 """The last ones: where the backward pass reaches those before, their memory is free again."""
 
 

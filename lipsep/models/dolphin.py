@@ -36,6 +36,7 @@ from lipsep.encoders.dp_lipcoder import DP_LIPCODERS, PUBLISHED_LAYERS
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, LayerScale, pool_to
+from lipsep.models.layers.dropout import Dropout
 from lipsep.models.layers.heat import HeatDiffusion
 from lipsep.models.layers.relative_attention import RelativeAttention
 from lipsep.models.layers.visual_fusion import AVFusion, TopDownAttention, VideoProjection, VisualFusion
@@ -117,7 +118,7 @@ class FeedForward(nn.Module):
         self.conv = DepthwiseConv(hidden, 3)
         self.contract = nn.Linear(hidden // 2, channels)
         self.scale = LayerScale(channels, config.layer_scale_init)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -131,7 +132,7 @@ class FeedForward(nn.Module):
 
     def _branch(self, x: Tensor) -> Tensor:
         y = F.glu(self.conv(self.expand(self.norm(x))), dim=2)  # (B, T, hidden / 2)
-        return self.scale(self.dropout(self.contract(self.dropout(y))))
+        return self.dropout(F.linear(self.dropout(y), *self.scale.into(self.contract)))
 
 
 class CoarseSelfAttention(nn.Module):
@@ -164,14 +165,13 @@ class HeatDiffusionAttention(nn.Module):
         self.norm_in = GlobalNorm(channels, eps=1e-5)
         self.large_conv = DepthwiseConv(channels, config.large_kernel)
         self.small_conv = DepthwiseConv(channels, 3)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm_out = GlobalNorm(channels, eps=1e-5)
         self.scale = LayerScale(channels, config.layer_scale_init)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.large_conv(self.norm_in(self.heat(x)))
-        y = self.norm_out(self.dropout(self.small_conv(F.gelu(y))))
-        return x + self.scale(y)
+        return x + self.norm_out(self.dropout(self.small_conv(F.gelu(y))), self.scale)
 
 
 class GLABlock(nn.Module):

@@ -42,16 +42,18 @@ class DepthwiseConv(nn.Module):
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """With filters that were made from `self.weight`, of the same shape."""
-        if weight.shape[2] >= LONG_KERNEL and self.stride == 1 and torch.is_grad_enabled():
-            return _LongDepthwiseConv.apply(x, weight, self.bias)
-        return _depthwise(x, weight, self.bias, self.stride)
+        if weight.shape[2] < MIDDLE_KERNEL or not torch.is_grad_enabled():
+            return depthwise(x, weight, self.bias, self.stride)
+        with torch.autocast(x.device.type, enabled=False):  # in the precision of the weights, forth and back
+            return _DepthwiseConv.apply(x.to(weight.dtype), weight, self.bias, self.stride)
 
 
-LONG_KERNEL = 17
-"""Taps from which the gradient of a depthwise filter is computed by FFT."""
+MIDDLE_KERNEL, LONG_KERNEL = 5, 17
+"""Taps from which the gradient of a depthwise filter is computed lag by lag, and from which by FFT."""
 
 
-def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
+    """One filter per channel, weight (C, 1, k): (B, T, C) -> (B, ceil(T / stride), C)."""
     channels, _, kernel = weight.shape
     if kernel == stride == 1:  # oneDNN has no kernel for it
         return x * weight.flatten() if bias is None else torch.addcmul(bias, x, weight.flatten())
@@ -59,28 +61,47 @@ def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) 
     return as_sequence(y)
 
 
-class _LongDepthwiseConv(torch.autograd.Function):
-    """A depthwise convolution whose weight gradient, a correlation at a few lags, is computed by FFT.
+class _DepthwiseConv(torch.autograd.Function):
+    """A depthwise convolution whose weight gradient, a correlation at a few lags, is not left to oneDNN.
 
-    oneDNN takes six times as long for that gradient as for the forward pass when the kernel has 65 taps.
+    That one takes six times as long for it as for the forward pass when the kernel has 65 taps, 50 times when it has 5.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
-        return _depthwise(x, weight, bias)
+        ctx.has_bias, ctx.stride = bias is not None, stride
+        return depthwise(x, weight, bias, stride)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        reach = weight.shape[-1] // 2
-        n_fft = next_fast_len(x.shape[1] + reach, real=True)
-        x_spectrum, grad_spectrum = (torch.fft.rfft(s.transpose(1, 2).contiguous(), n_fft) for s in (x, grad))
-        lags = torch.fft.irfft((grad_spectrum.conj() * x_spectrum).sum(0), n_fft)  # (C, n_fft), lag 0 first
-        grad_weight = torch.cat([lags[:, -reach:], lags[:, : reach + 1]], dim=1).unsqueeze(1)
-        grad_bias = grad.sum((0, 1)) if ctx.has_bias else None
-        return _depthwise(grad.contiguous(), weight.flip(-1), None), grad_weight, grad_bias
+        grad, kernel = grad.contiguous(), weight.shape[2]
+        if ctx.stride == 1:
+            grad_x = depthwise(grad, weight.flip(2), None)
+        else:
+            settings = ((1, ctx.stride), (0, kernel // 2), (1, 1), False, (0, 0), len(weight), (True, False, False))
+            pictures = as_picture(grad), as_picture(x), weight.unsqueeze(2)
+            grad_x = as_sequence(torch.ops.aten.convolution_backward(*pictures, None, *settings)[0])
+        by_fft = kernel >= LONG_KERNEL and ctx.stride == 1
+        lags = _lags_by_fft(x, grad, kernel) if by_fft else _lags(x, grad, kernel, ctx.stride)  # (C, k)
+        return grad_x, lags.unsqueeze(1), grad.sum((0, 1)) if ctx.has_bias else None, None
+
+
+def _lags(x: Tensor, grad: Tensor, kernel: int, stride: int) -> Tensor:
+    """sum_t x[stride t + lag] grad[t], lags from -(k // 2) to k // 2: (B, T, C), (B, T / stride, C) -> (C, k)."""
+    padded = F.pad(x, (0, 0, kernel // 2, kernel // 2))
+    last = stride * (grad.shape[1] - 1) + 1
+    return torch.stack([(padded[:, j : j + last : stride] * grad).sum((0, 1)) for j in range(kernel)], dim=1)
+
+
+def _lags_by_fft(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
+    """The same for stride 1: (B, T, C) twice -> (C, k)."""
+    reach = kernel // 2
+    n_fft = next_fast_len(x.shape[1] + reach, real=True)
+    x_spectrum, grad_spectrum = (torch.fft.rfft(s.transpose(1, 2).contiguous(), n_fft) for s in (x, grad))
+    lags = torch.fft.irfft((grad_spectrum.conj() * x_spectrum).sum(0), n_fft)  # (C, n_fft), lag 0 first
+    return torch.cat([lags[:, -reach:], lags[:, : reach + 1]], dim=1)
 
 
 class GlobalNorm(nn.Module):
@@ -98,10 +119,12 @@ class GlobalNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: LayerScale | None = None) -> Tensor:
+        """scale: what comes behind the norm, and becomes part of its gain and bias."""
+        weight, bias = (self.weight, self.bias) if scale is None else (self.weight * scale.gain, self.bias * scale.gain)
         if torch.is_grad_enabled():
-            return as_sequence(F.group_norm(as_picture(x), 1, self.weight, self.bias, self.eps))
-        return torch.addcmul(self.bias, self.standardise(x), self.weight)
+            return as_sequence(F.group_norm(as_picture(x), 1, weight, bias, self.eps))
+        return torch.addcmul(bias, self.standardise(x), weight)
 
     def standardise(self, x: Tensor) -> Tensor:
         """Zero mean and unit variance, without gain and bias."""
@@ -118,14 +141,18 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class LayerScale(nn.Module):
-    """A learned gain per channel that starts small, so that a residual branch starts nearly closed (CaiT, 2021)."""
+    """A learned gain per channel that starts small, so that a residual branch starts nearly closed (CaiT, 2021).
+
+    Never applied by itself: it becomes part of the linear map or the norm before it, which is the same for less.
+    """
 
     def __init__(self, channels: int, init: float) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.full((channels,), init))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gain
+    def into(self, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the map followed by the gain."""
+        return self.gain[:, None] * linear.weight, self.gain * linear.bias
 
 
 def duplicate_channels(x: Tensor) -> Tensor:

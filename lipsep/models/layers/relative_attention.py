@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipsep.models.layers.channels_last import LayerScale
+from lipsep.models.layers.dropout import Dropout, draw_kept
 
 QUERIES_AT_ONCE = 32
 """Rows of the logits computed together: memory grows with L, not with L^2."""
 LOGITS_AT_ONCE = 2**17
-"""Logits of several heads computed together without gradients: they stay in a processor's cache."""
+"""Logits of several heads computed together: they stay in a processor's cache."""
 
 
 class RelativeAttention(nn.Module):
@@ -32,7 +36,7 @@ class RelativeAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
         self.scale = LayerScale(channels, layer_scale_init)
         self.n_heads = n_heads
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, relative: Tensor | None) -> Tensor:
         y = self.norm(x)
@@ -40,19 +44,19 @@ class RelativeAttention(nn.Module):
             to(y).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, heads, L, d)
             for to in (self.to_q, self.to_k, self.to_v)
         )
-        dropout = self.dropout.p if self.training else 0.0
-        if relative is None:
-            y = F.scaled_dot_product_attention(q, k, v, None, dropout)
-        elif torch.is_grad_enabled():
-            distances, some = by_distance(relative * q.shape[-1] ** -0.5, x.shape[1]), []
-            for start in range(0, x.shape[1], QUERIES_AT_ONCE):
-                rows = q[:, :, start : start + QUERIES_AT_ONCE]
-                bias = position_logits(rows, distances, start, x.shape[1])
-                some.append(F.scaled_dot_product_attention(rows, k, v, bias, dropout))
-            y = torch.cat(some, dim=2)
+        with_gradients = torch.is_grad_enabled()
+        if relative is None and not with_gradients:
+            y = F.scaled_dot_product_attention(q, k, v)
         else:
-            y = attend_in_cache(q, k, v, relative)
-        return self.scale(self.dropout(self.to_out(y.transpose(1, 2).flatten(2))))
+            shape, dtype = q.shape, self.to_q.weight.dtype
+            dropout = self.dropout.p if self.training else 0.0
+            with torch.autocast(x.device.type, enabled=False):  # in full precision, forth and back
+                q, k, v = (t.to(dtype).contiguous().flatten(0, 1) for t in (q, k, v))  # (B * heads, L, d)
+                q = q * q.shape[-1] ** -0.5
+                distances = None if relative is None else by_distance(relative, x.shape[1])
+                y = AttendAgain.apply(q, k, v, distances, dropout) if with_gradients else attend(q, k, v, distances)
+            y = y.view(shape)
+        return self.dropout(F.linear(y.transpose(1, 2).flatten(2), *self.scale.into(self.to_out)))
 
 
 def by_distance(relative: Tensor, length: int) -> Tensor:
@@ -68,35 +72,99 @@ def position_logits(q: Tensor, distances: Tensor, start: int, length: int) -> Te
     One matrix product with the vectors of all R + L - 1 distances; a view whose rows are shifted by one against each
     other then puts each distance under its key.
 
-    Shape: q (..., R, d), distances (d, 2 L - 1) from `by_distance` -> (..., R, L).
+    Shape: q (N, R, d), distances (d, 2 L - 1) from `by_distance` -> (N, R, L).
     """
-    rows = q.shape[-2]
-    first = length - start - rows  # the column of the largest distance, start + R - 1
-    logits = q @ distances[:, first : first + rows + length - 1]  # (..., R, R + L - 1)
-    width = rows + length - 2
-    if width == 0:
-        return logits
-    shifted = logits.flatten(-2)[..., rows - 1 : rows - 1 + rows * width]  # row r now starts at distance start + r
-    return shifted.unflatten(-1, (rows, width))[..., :length]
+    logits = q @ distances[:, _some_distances(q.shape[1], start, length)]  # (N, R, R + L - 1)
+    return _under_keys(logits, length)
 
 
-def attend_in_cache(q: Tensor, k: Tensor, v: Tensor, relative: Tensor) -> Tensor:
-    """The same attention without gradients and dropout, a few heads and rows at a time.
+def _some_distances(rows: int, start: int, length: int) -> slice:
+    """The columns from the largest distance, start + rows - 1, to the smallest."""
+    first = length - start - rows
+    return slice(first, first + rows + length - 1)
+
+
+def _under_keys(by_distance: Tensor, length: int) -> Tensor:
+    """The view that puts each distance under its key: (N, R, R + L - 1) -> (N, R, L)."""
+    rows, width = by_distance.shape[1], by_distance.shape[2] - 1
+    if rows == 1:
+        return by_distance
+    shifted = by_distance.flatten(1)[:, rows - 1 : rows - 1 + rows * width]  # row r begins at distance start + r
+    return shifted.unflatten(1, (rows, width))[..., :length]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None, kept: Tensor | None = None) -> Tensor:
+    """Attention a few heads and rows at a time, so that memory grows with L.
 
     The product of queries and keys is added to the positions' logits by the matrix product itself.
 
-    Shape: q, k, v (B, heads, L, d), relative (2 M, d) -> (B, heads, L, d).
+    Shape: q (already divided by sqrt(d)), k, v (N, L, d), distances (d, 2 L - 1) or None, kept uint8 (N, L, L), the
+    weights that count -> (N, L, d).
     """
-    length, size = q.shape[2:]
-    distances = by_distance(relative, length)
-    rows_at_once = min(QUERIES_AT_ONCE, length)
-    heads_at_once = max(1, LOGITS_AT_ONCE // (rows_at_once * length))
-    y = torch.empty_like(q, memory_format=torch.contiguous_format)
-    groups = (t.contiguous().flatten(0, 1).split(heads_at_once) for t in (q * size**-0.5, k, v, y))
-    for q_some, k_some, v_some, y_some in zip(*groups, strict=True):  # (some heads, L, d)
-        for start in range(0, length, rows_at_once):
-            rows = q_some[:, start : start + rows_at_once]
-            bias = position_logits(rows, distances, start, length)
-            weights = torch.baddbmm(bias, rows, k_some.mT).softmax(-1)  # (some heads, R, L)
-            torch.bmm(weights, v_some, out=y_some[:, start : start + rows_at_once])
+    y = torch.empty_like(q)
+    for heads, rows in _pieces(q):
+        weights = _weights(q, k, distances, heads, rows)
+        if kept is not None:
+            weights *= kept[heads, rows].to(weights.dtype)
+        torch.bmm(weights, v[heads], out=y[heads, rows])
     return y
+
+
+def _pieces(q: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Which heads and which rows are computed together."""
+    n_heads, length, _ = q.shape
+    n_rows = min(QUERIES_AT_ONCE, length)
+    n_some = max(1, LOGITS_AT_ONCE // (n_rows * length))
+    for head in range(0, n_heads, n_some):
+        for row in range(0, length, n_rows):
+            yield slice(head, min(head + n_some, n_heads)), slice(row, min(row + n_rows, length))
+
+
+def _weights(q: Tensor, k: Tensor, distances: Tensor | None, heads: slice, rows: slice) -> Tensor:
+    """The attention of some heads and rows to all keys: (n, R, L), rows add up to 1."""
+    some = q[heads, rows]
+    if distances is None:
+        return torch.bmm(some, k[heads].mT).softmax(-1)
+    return torch.baddbmm(position_logits(some, distances, rows.start, q.shape[1]), some, k[heads].mT).softmax(-1)
+
+
+class AttendAgain(torch.autograd.Function):
+    """`attend` with dropout and gradients; the weights are not kept but made again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None, dropout: float) -> Tensor:
+        kept, ctx.factor = draw_kept((*q.shape[:2], q.shape[1]), dropout, q.device) if dropout else (None, 1.0)
+        ctx.save_for_backward(q, k, v, distances, kept)
+        y = attend(q, k, v, distances, kept)
+        return y.mul_(ctx.factor) if dropout else y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, distances, kept = ctx.saved_tensors
+        length = q.shape[1]
+        grad = grad.contiguous() * ctx.factor
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        grad_distances = None if distances is None else torch.zeros_like(distances)
+        for heads, rows in _pieces(q):
+            weights = _weights(q, k, distances, heads, rows)
+            grad_some, q_some = grad[heads, rows], q[heads, rows]
+            grad_weights = torch.bmm(grad_some, v[heads].mT)
+            if kept is None:
+                counted = weights
+            else:
+                mask = kept[heads, rows].to(weights.dtype)
+                counted = weights * mask
+                grad_weights *= mask
+            grad_v[heads].baddbmm_(counted.mT, grad_some)
+            grad_weights *= weights
+            grad_logits = grad_weights.addcmul_(weights, grad_weights.sum(-1, keepdim=True), value=-1)
+            grad_k[heads].baddbmm_(grad_logits.mT, q_some)
+            torch.bmm(grad_logits, k[heads], out=grad_q[heads, rows])
+            if distances is not None:
+                n_rows = q_some.shape[1]
+                columns = _some_distances(n_rows, rows.start, length)
+                spread = grad_logits.new_zeros(len(q_some), n_rows, n_rows + length - 1)
+                _under_keys(spread, length).copy_(grad_logits)
+                grad_q[heads, rows] += spread @ distances[:, columns].mT
+                grad_distances[:, columns] += q_some.flatten(0, 1).mT @ spread.flatten(0, 1)
+        return grad_q, grad_k, grad_v, grad_distances, None

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from lipsep.encoders.base import VideoEncoder, register_encoder
 from lipsep.encoders.vector_quantizer import Quantized, VectorQuantizer
 from lipsep.errors import ModelError
+from lipsep.layers.precision import full_precision
 
 PUBLISHED_LAYERS = (
     "residual",
@@ -213,7 +214,7 @@ class LinearSpaceAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(0, 1).flatten(1, 2).mT  # (B * F, C, N) with N = H * W
-        with torch.autocast(x.device.type, enabled=False):  # sums over many pixels: in full precision, forth and back
+        with full_precision(x):  # sums over many pixels: in full precision, forth and back
             some = pixels.to(self.to_q.weight.dtype).split(FRAMES_AT_ONCE)
             out = torch.cat([self._attend(frames) for frames in some])  # (B * F, inner, N)
         return x + self.to_out(out.mT).view_as(x)

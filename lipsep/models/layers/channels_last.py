@@ -14,6 +14,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep.layers.precision import full_precision
+
 
 def as_picture(x: Tensor) -> Tensor:
     """A view as a channels-last picture of height 1: (B, T, C) -> (B, C, 1, T)."""
@@ -44,7 +46,7 @@ class DepthwiseConv(nn.Module):
         """With filters that were made from `self.weight`, of the same shape."""
         if weight.shape[2] < MIDDLE_KERNEL or not torch.is_grad_enabled():
             return depthwise(x, weight, self.bias, self.stride)
-        with torch.autocast(x.device.type, enabled=False):  # in the precision of the weights, forth and back
+        with full_precision(x):  # in the precision of the weights, forth and back
             return _DepthwiseConv.apply(x.to(weight.dtype), weight, self.bias, self.stride)
 
 

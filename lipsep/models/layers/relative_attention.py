@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep.layers.precision import full_precision
 from lipsep.models.layers.channels_last import LayerScale
 from lipsep.models.layers.dropout import Dropout, draw_kept
 
@@ -50,7 +51,7 @@ class RelativeAttention(nn.Module):
         else:
             shape, dtype = q.shape, self.to_q.weight.dtype
             dropout = self.dropout.p if self.training else 0.0
-            with torch.autocast(x.device.type, enabled=False):  # in full precision, forth and back
+            with full_precision(x):  # in full precision, forth and back
                 q, k, v = (t.to(dtype).contiguous().flatten(0, 1) for t in (q, k, v))  # (B * heads, L, d)
                 q = q * q.shape[-1] ** -0.5
                 distances = None if relative is None else by_distance(relative, x.shape[1])

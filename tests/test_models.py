@@ -96,9 +96,11 @@ def test_silence_and_a_black_picture_give_numbers(name: str) -> None:
 def test_every_parameter_learns_except_those_declared_dead(name: str) -> None:
     model = stir(make(name)).train()
     model(*inputs(model, 2, 8_000)).square().mean().backward()
-    stuck = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # a bias that moves all logits of a softmax alike changes nothing: what its gradient shows is rounding, or nothing
+    learning = [(key, p) for key, p in model.named_parameters() if not key.endswith(".gate.attend.bias")]
+    stuck = [key for key, p in learning if p.grad is None or not p.grad.any()]
     unused = [*model.dead_parameters, "video_encoder.decoder.*"]  # which serves pretraining
-    dead = [key for key, _ in model.named_parameters() if any(fnmatch.fnmatch(key, d) for d in unused)]
+    dead = [key for key, _ in learning if any(fnmatch.fnmatch(key, d) for d in unused)]
     assert stuck == [key for key in dead if key in stuck]
     assert not model.config.__dict__.get("as_published") or stuck == dead
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -16,7 +16,7 @@ from lipsep.models.layers.dropout import Dropout, draw_kept
 QUERIES_AT_ONCE = 32
 """Rows of the logits computed together: memory grows with L, not with L^2."""
 LOGITS_AT_ONCE = 2**17
-"""Logits of several heads computed together: they stay in a processor's cache."""
+"""Logits of several heads computed together on a processor: they stay in its cache."""
 
 
 class RelativeAttention(nn.Module):
@@ -115,7 +115,7 @@ def _pieces(q: Tensor) -> Iterator[tuple[slice, slice]]:
     """Which heads and which rows are computed together."""
     n_heads, length, _ = q.shape
     n_rows = min(QUERIES_AT_ONCE, length)
-    n_some = max(1, LOGITS_AT_ONCE // (n_rows * length))
+    n_some = max(1, LOGITS_AT_ONCE // (n_rows * length)) if q.device.type == "cpu" else n_heads
     for head in range(0, n_heads, n_some):
         for row in range(0, length, n_rows):
             yield slice(head, min(head + n_some, n_heads)), slice(row, min(row + n_rows, length))

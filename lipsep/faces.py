@@ -124,13 +124,13 @@ def _report(people: list[Person], n_frames: int, speakers: int | None, folder: P
 
 def _in_order(people: list[Person]) -> list[Person]:
     """By first appearance; those who appear together from left to right."""
-    places = {id(person): person.seen(0, 1)[1][0] for person in people}  # the first boxes
-    waiting = sorted(people, key=lambda person: (person.frames[0], places[id(person)][0]))
+    places = {person: person.seen(0, 1)[1][0] for person in people}  # the first boxes
+    waiting = sorted(people, key=lambda person: (person.frames[0], places[person][0]))
     ordered: list[Person] = []
     while waiting:
         until = waiting[0].frames[0] + TOGETHER_S * FPS
         together = [person for person in waiting if person.frames[0] < until]
-        ordered += sorted(together, key=lambda person: float(places[id(person)][0] + places[id(person)][2]))
+        ordered += sorted(together, key=lambda person: float(places[person][0] + places[person][2]))
         waiting = waiting[len(together) :]
     return ordered
 

@@ -230,8 +230,8 @@ def normalise_mouth(landmarks: np.ndarray, present: np.ndarray) -> np.ndarray:
     Raises:
         FaceError: no frame is present.
     """
-    usable, shots = _shots(landmarks, present)
-    with closing(_mouths(landmarks, present, usable, shots, None)) as mouths:
+    mouths, _ = _mouths(landmarks, present, None)
+    with closing(mouths):
         return mouths.read(0, len(present)).copy()
 
 
@@ -356,12 +356,11 @@ def _filled(landmarks: np.ndarray, present: np.ndarray, piece: slice) -> tuple[n
     return places[:, STABLE_POINTS], places[:, MOUTH]
 
 
-def _mouths(
-    landmarks: np.ndarray, present: np.ndarray, usable: np.ndarray, shots: list[slice], folder: Path | None
-) -> Spool:
-    """What `normalise_mouth` returns, in a temporary file: rows of (20, 2)."""
+def _mouths(landmarks: np.ndarray, present: np.ndarray, folder: Path | None) -> tuple[Spool, np.ndarray]:
+    """What `normalise_mouth` returns, in a temporary file: rows of (20, 2); and which frames are usable, (F,) bool."""
     if not present.any():
         raise FaceError("no frame shows this face, so there is no mouth to normalise")
+    usable, shots = _shots(landmarks, present)
     mouths = Spool((20, 2), folder=folder)
     with closing(Spool((20, 2), folder=folder)) as uprights:
         for shot in shots:
@@ -375,7 +374,7 @@ def _mouths(
             mouth = np.tile(RESTING_MOUTH, (piece.stop - piece.start, 1, 1))  # (n, 20, 2)
             mouth[usable[piece]] += gain * (shown - resting)
             mouths.append(mouth)
-    return mouths
+    return mouths, usable
 
 
 def _upright(landmarks: np.ndarray, present: np.ndarray, shot: slice, piece: slice) -> np.ndarray:
@@ -395,22 +394,20 @@ def _manner(points: np.ndarray) -> tuple[np.ndarray, float]:
 
     points: (F, 20, 2), of which one piece after the other is in memory.
     """
-    pieces = [points[piece] for piece in _pieces(slice(0, len(points)))]
+    pieces = list(_pieces(slice(0, len(points))))
     above, below = INNER_PAIRS[1]
-    gap = np.concatenate([piece[:, below, 1] - piece[:, above, 1] for piece in pieces])  # (F,)
+    gap = np.concatenate([points[piece, below, 1] - points[piece, above, 1] for piece in pieces])  # (F,)
     closed = gap <= np.quantile(gap, CLOSED)
-    starts = range(0, len(points), PIECE)
-    resting = sum(piece[closed[k : k + PIECE]].sum(0, np.float64) for k, piece in zip(starts, pieces, strict=True))
-    mean = sum(piece.sum(0, np.float64) for piece in pieces) / len(points)  # (20, 2)
-    variance = sum(((piece - mean) ** 2).sum(0) for piece in pieces) / len(points)
+    resting = sum(points[piece][closed[piece]].sum(0, np.float64) for piece in pieces)
+    mean = sum(points[piece].sum(0, np.float64) for piece in pieces) / len(points)  # (20, 2)
+    variance = sum(((points[piece] - mean) ** 2).sum(0) for piece in pieces) / len(points)
     gain = float(np.clip(MOTION / (np.sqrt(np.mean(variance)) + 1e-9), 1 / MOTION_GAIN, MOTION_GAIN))
     return (resting / np.count_nonzero(closed)).astype(np.float32), gain
 
 
 def _draw(track: FaceTrack, recipe: LipRecipe, folder: Path | None) -> Lips:
-    usable, shots = _shots(track.landmarks, track.present)
-    points = _mouths(track.landmarks, track.present, usable, shots, folder)
-    return DrawnLips(points.mapped(), usable, recipe)
+    mouths, usable = _mouths(track.landmarks, track.present, folder)
+    return DrawnLips(mouths.mapped(), usable, recipe)
 
 
 def _film(tracks: Sequence[FaceTrack], frames: Iterable[GreyFrame], size: int, folder: Path | None) -> list[Lips]:

@@ -274,12 +274,12 @@ class Separator:
             present = None if settings["keep_offscreen"] else [_heard(t.present, n_frames) for t in tracks]
             voices = (self.model, mixture.read, len(mixture), lips, present)
             common = {"device": self.device, "hook": run.progress, "warn": run.warn}
-            workers = torch.get_num_threads() if self.device.type == "cpu" else 1
             if settings["streaming"]:
                 blocks = separate_stream(*voices, **common)
             else:
-                windows = {"window_s": self.window_s, "overlap_s": self.overlap_s}
-                blocks = separate_windows(*voices, faces, **windows, batch=self.batch, workers=workers, **common)
+                windows = {"window_s": self.window_s, "overlap_s": self.overlap_s, "batch": self.batch}
+                workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+                blocks = separate_windows(*voices, faces, **windows, workers=workers, **common)
             for start, block in blocks:
                 found.add(mixture.read(start, start + block.shape[1]), block)
         return found

@@ -248,10 +248,8 @@ class Separator:
                 raise FaceError(_nobody(run))
             if settings["speakers"] and len(tracks) < settings["speakers"]:
                 run.warn(f"only {len(tracks)} of the {settings['speakers']} people asked for are visible long enough")
-            at_once = self.model.n_faces
-            if self.model.faces_at_once and len(tracks) != at_once:
-                how = "the rest is noise to it" if len(tracks) > at_once else "empty places see no mouth"
-                run.warn(f"{len(tracks)} visible, and '{self.model.name}' separates {at_once} at a time: {how}")
+            if self.model.faces_at_once:
+                self._warn_of_places(run, len(tracks))
             for track in tracks:
                 if track.mouth_motion < STILL_MOUTH:
                     run.warn(f"the lips of person {track.person} hardly move: silent, or a picture on the wall")
@@ -283,6 +281,16 @@ class Separator:
             for start, block in blocks:
                 found.add(mixture.read(start, start + block.shape[1]), block)
         return found
+
+    def _warn_of_places(self, run: _Run, n_people: int) -> None:
+        """If more people are visible than the model takes at once, or fewer than it ever saw."""
+        at_once, how = self.model.n_faces, "the rest is noise to it"
+        if n_people < at_once:
+            if self.model.takes_empty_places:
+                return
+            how = "empty places see no mouth"
+        if n_people != at_once:
+            run.warn(f"{n_people} visible, and '{self.model.name}' separates {at_once} at a time: {how}")
 
     def _report(self, run: _Run, found: SeparatedVoices, files: list[str]) -> dict[str, Any]:
         clip, duration_s = run.clip, len(found.mixture) / SAMPLE_RATE

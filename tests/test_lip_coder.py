@@ -19,6 +19,7 @@ from lipsep.lips import lip_recipe
 from lipsep.models import create_model
 from lipsep.training import pretrain, train
 from lipsep.training.lip_coder import perplexity
+from lipsep.training.pretraining import Pretraining
 from lipsep.training.recipe import TeacherPart, load_recipe
 from lipsep.training.run import take_all, take_separator
 from lipsep.training.separation import SeparationTraining
@@ -114,6 +115,26 @@ def test_a_separator_learns_to_use_other_eyes(tmp_path):
         take_separator(create_model("dolphin_test", channels=32), str(tmp_path / "given"))
     with pytest.raises(ModelError, match=r"differ in video_encoder, video_projection: .* initial_separator"):
         take_all(model, str(tmp_path / "given"))
+
+
+def test_a_separator_is_taken_over_by_a_model_that_has_more(tmp_path):
+    """What the other model lacks, places for several faces, begins untaught; pretraining begins with the rest."""
+    given = create_model("dolphin_test", masking=True)
+    save_model(given, tmp_path / "given", {"licence": "none", "provenance": "a toy"})
+    path = write(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    content["model"] |= {"initial_separator": "./given", "overrides": {"masking": True, "n_src": 2}}
+    path.write_text(yaml.safe_dump(content))
+    model = Pretraining.open(path, "lip_coder").model
+    assert model.faces_at_once and model.rivals.linear.weight.any()
+    for name in ("separator", "audio_encoder", "output_layer", "visual_fusion"):
+        for key, value in given.get_submodule(name).state_dict().items():
+            torch.testing.assert_close(model.get_submodule(name).state_dict()[key], value, rtol=0, atol=0)
+    del content["lip_coder"]
+    content["model"] |= {"initial_weights": "./given"}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ModelError, match="leave 'initial_separator' out"):
+        train(path)
 
 
 def test_what_is_missing_is_told_with_what_to_do_next(tmp_path):

@@ -45,6 +45,7 @@ class MixingConfig:
     random_crop: bool = True  # filmed mouths: cut near the middle, half of them mirrored; False: the middle. Faces: so
     contrast: float = 0.0  # of filmed mouths, by which share it varies
     dropped: float = 0.1  # share of examples in which a stretch of up to 0.4 s shows no mouth
+    hidden: float = 0.0  # share of mixtures in which one of the mouths is never seen, for models of all faces at once
     occluded: float = 0.0  # share of examples in which something grey covers a part of the mouth for up to 1 s
     target_absent: float = 0.0  # share of mixtures asked with one stranger's mouth: the answer should be silence
 
@@ -99,6 +100,8 @@ class Mixtures(Dataset):
             voice, seen = self._stretch(clip, pace, np.random.default_rng(place), rng)
             voices.append(voice)
             pictures.append(seen)
+        if self.config.hidden and rng.random() < self.config.hidden:
+            pictures[int(rng.integers(2))][:] = 0
         mixture, sources = self._mix(voices, (first, second), rng)
         clips = [first, second]
         if self.config.target_absent and rng.random() < self.config.target_absent:

@@ -6,6 +6,7 @@ from lipsep.encoders.base import VideoEncoder, create_encoder, encoder_for, list
 from lipsep.encoders import (  # noqa: F401  (they register their encoders)
     autoencoder,
     dp_lipcoder,
+    mouth_opening,
     mouth_pixels,
     mouth_points,
     resnet18_3d,

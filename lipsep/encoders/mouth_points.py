@@ -31,15 +31,25 @@ class MouthPoints(VideoEncoder):
     """Sees 0.9 s of motion around each frame. Shape: lips (B, F, 8, 8) -> (B, F, feature_dim)."""
 
     def __init__(
-        self, lip_size: int = 8, lip_recipe: str = "points_8", feature_dim: int = 192, dropout: float = 0.1
+        self,
+        lip_size: int = 8,
+        lip_recipe: str = "points_8",
+        feature_dim: int = 192,
+        dropout: float = 0.1,
+        n_values: int = 64,
     ) -> None:
+        """n_values: what `values` takes from each picture."""
         super().__init__()
         self.lip_size, self.lip_recipe, self.feature_dim = lip_size, lip_recipe, feature_dim
-        self.conv_in = nn.Conv1d(lip_size**2, feature_dim, 5, padding=2)
+        self.conv_in = nn.Conv1d(n_values, feature_dim, 5, padding=2)
         self.blocks = nn.Sequential(*(DilatedBlock(feature_dim, dilation, dropout) for dilation in DILATIONS))
 
     def forward(self, lips: Tensor) -> Tensor:
-        return self.blocks(self.conv_in(lips.flatten(2).transpose(1, 2))).transpose(1, 2)  # (B, F, C)
+        return self.blocks(self.conv_in(self.values(lips).transpose(1, 2))).transpose(1, 2)  # (B, F, C)
+
+    def values(self, lips: Tensor) -> Tensor:
+        """What is written in the pictures: (B, F, 8, 8) -> (B, F, 64)."""
+        return lips.flatten(2)
 
 
 register_encoder("mouth_points", MouthPoints)

@@ -22,6 +22,8 @@ class SeparationModel(nn.Module):
     sample_rate: ClassVar[int] = SAMPLE_RATE
     faces_at_once: ClassVar[bool] = False
     """False: one face per pass, n_src = 1. True: `n_faces` faces together, and output k is the voice of face k."""
+    takes_empty_places: ClassVar[bool] = False
+    """Where `faces_at_once`: True if training has shown it fewer people than places, the empty ones all zeros."""
     needs_faces: ClassVar[bool] = False
     """True: `forward` takes a third input, one picture of each person's face as `lipsep.faces.face_picture` makes it,
     (B, 3, P, P) with P = `config.face_size`, or (B, n_src, 3, P, P) where `faces_at_once`."""

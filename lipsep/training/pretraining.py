@@ -13,6 +13,7 @@ from lipsep.checkpoints import save_model
 from lipsep.errors import ModelError
 from lipsep.models import SeparationModel, create_model
 from lipsep.training.recipe import Recipe, load_recipe
+from lipsep.training.run import take_separator
 
 Encoder = TypeVar("Encoder", bound=nn.Module)
 
@@ -24,7 +25,7 @@ class Pretraining:
     Attributes:
         path, recipe: the recipe.
         part: the name of the recipe's part that the run goes by.
-        model: with weights drawn from the part's seed.
+        model: with weights drawn from the part's seed, and the recipe's `initial_separator`.
     """
 
     path: Path
@@ -43,7 +44,10 @@ class Pretraining:
         if settings is None:
             raise ModelError(f"recipe {path} has no part '{part}', so there is nothing to pretrain")
         lightning.seed_everything(settings.seed, verbose=False)
-        return cls(path, recipe, part, create_model(recipe.model.name, **recipe.model.overrides))
+        model = create_model(recipe.model.name, **recipe.model.overrides)
+        if recipe.model.initial_separator:
+            take_separator(model, recipe.model.initial_separator)
+        return cls(path, recipe, part, model)
 
     @property
     def settings(self) -> Any:

@@ -24,7 +24,7 @@ class ModelPart(_Strict):
     name: str
     overrides: dict[str, Any] = Field(default_factory=dict)
     initial_weights: str | None = None  # name, or folder that begins with '.', of a model of the same sizes
-    initial_separator: str | None = None  # the same of a model with other eyes, for all but its video encoder
+    initial_separator: str | None = None  # the same of a model with other eyes, of which pretraining takes the rest
 
 
 class SyntheticPart(_Strict):
@@ -170,6 +170,13 @@ class Recipe(_Strict):
     output: Path  # run folder: checkpoints, logs, exported model; {model} stands for the model's name
     licence: str  # of the weights, for the model card
     provenance: str  # one sentence for the model card: what the weights were trained on
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Recipe:
+        pretrained = self.lip_reading or self.lip_pictures or self.lip_coder
+        if self.model.initial_weights and self.model.initial_separator and not pretrained:
+            raise ValueError("'initial_weights' have a separator of their own: leave 'initial_separator' out")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

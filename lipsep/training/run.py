@@ -34,7 +34,7 @@ def run_recipe(path: Path, resume: bool) -> Path:
         _check_pretrained(recipe, path)
         initial = take_all(model, recipe.model.initial_weights)
         taught = {key: value for key, value in initial.metadata.items() if key.startswith("teacher")}
-    if recipe.model.initial_separator:
+    elif recipe.model.initial_separator:
         take_separator(model, recipe.model.initial_separator)
     face_size = model.config.face_size if model.needs_faces else None
     feed = prepare_feed(recipe, lip_recipe(model.lip_recipe), face_size)
@@ -99,23 +99,23 @@ def take_all(model: SeparationModel, source: str) -> SeparationModel:
 
 
 def take_separator(model: SeparationModel, source: str) -> None:
-    """Begin with the weights of a model that has other eyes: all parts but its video encoder and what differs in size
-    of the video branch.
+    """Begin with the weights of a model that has other eyes: all but its video encoder, parts of the video branch that
+    differ in size, and what only this model has.
 
     Raises:
-        ModelError: they differ outside the video branch.
+        ModelError: the other's weights do not fit outside the video branch.
     """
-    given = load_model(source)
-    differing = _differing_parts(model, given)
+    given = load_model(source).state_dict()
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    differing = {name.split(".")[0] for name, value in given.items() if own.get(name) != value.shape}
     eyes = {name for name, part in model.named_children() if part in model.video_parts()}
-    if strangers := sorted(set(differing) - eyes):
+    if strangers := sorted(differing - eyes):
         raise ModelError(
             f"recipe: initial_separator '{source}' and this {model.name} differ in {', '.join(strangers)}: outside the "
             "video branch they must have the same sizes"
         )
-    for name, part in model.named_children():
-        if name not in differing and name != "video_encoder":
-            part.load_state_dict(given.get_submodule(name).state_dict())
+    untaught = differing | {"video_encoder"}
+    model.load_state_dict({k: v for k, v in given.items() if k.split(".")[0] not in untaught}, strict=False)
 
 
 def _differing_parts(model: SeparationModel, other: SeparationModel) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from importlib.resources import files
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from golden import fill_manifest, golden_audio, hash_uniform, snr_db
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 import lipsep.separator
 from lipsep.checkpoints import load_model
+from lipsep.data.bin_pipeline import bin_mixture
 from lipsep.errors import ModelError, WeightsError
 from lipsep.evaluation.cases import Case
 from lipsep.losses import si_snr
@@ -312,6 +315,58 @@ def test_recipes_name_what_there_is(path: Path) -> None:
     mixing_config(recipe.data)
     if path.stem.startswith("table3"):
         assert model.config.fusion != "tokens" and model.iterations == 12
+
+
+@pytest.mark.parametrize("corpus", ["lrs3_wham", "ntcd_timit"])
+def test_the_flaws_of_the_published_pipeline_are_there_when_asked_for(corpus: str) -> None:
+    """Targets apart from the level they have in the mixture, less next to 8 kHz, the first voice in the noise."""
+    rng = np.random.default_rng(0)
+    first, second, noise = rng.normal(0, 0.1, (3, 32_000))
+    mixture, targets = bin_mixture((first, second), noise, corpus, 5.0, rng)
+    np.testing.assert_allclose(np.abs([mixture, *targets]).max(1), 1.0, atol=1e-6)
+    share = np.linalg.lstsq(np.stack([*targets, noise], 1), mixture, rcond=None)[0]  # of voices and noise in it
+    power = np.square(np.abs(np.fft.rfft(targets[0])))  # (16,001): 0.5 Hz apart
+    assert power[15_900:].mean() < 0.4 * power[:15_000].mean()
+    assert share[0] < 0.8 and share[1] < 0.8  # the mixture is not the sum of its targets
+    raised = 20 * np.log10(share[0] / share[1])
+    if corpus == "lrs3_wham":
+        assert 0 <= raised <= 10  # up to 5 dB up, and as much down
+    else:  # once as himself, once more in the noise
+        alone, _ = bin_mixture((first, second), noise - first, corpus, 5.0, rng)
+        without = np.linalg.lstsq(np.stack([*targets, noise], 1), alone, rcond=None)[0]
+        assert share[0] / share[1] > 1.4 * without[0] / without[1]
+
+
+@pytest.mark.slow
+def test_the_published_recipe_trains_and_halves_on_the_training_loss(tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    soundfile.write(tmp_path / "noise" / "cafe_1.wav", np.random.default_rng(0).normal(0, 0.1, 64_000), 16_000)
+    content = {
+        "model": {"name": "bin_test"},
+        "data": {
+            "synthetic": {"talkers": 3, "held_out_talkers": 2, "clips_per_talker": 1, "clip_s": 2.0},
+            "noises": str(tmp_path / "noise"),
+            "mixing": {"segment_s": 0.64, "bin_pipeline": "ntcd_timit"},
+        },
+        "training": {
+            "loss": "si_snr", "schedule": "plateau", "plateau_watches": "loss_of_epoch", "halve_after_epochs": 1,
+            "learning_rate": 1.0, "batch_mixtures": 2, "steps_per_epoch": 1, "epochs": 4, "validation_mixtures": 2,
+        },
+        "output": str(tmp_path / "run"), "licence": "none", "provenance": "a toy",
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    train(path)
+    rows = list(csv.DictReader(next((tmp_path / "run" / "log").rglob("metrics.csv")).open()))
+    losses = [float(row["loss_of_epoch"]) for row in rows if row.get("loss_of_epoch")]
+    best = np.minimum.accumulate(losses)
+    halvings = sum(later >= before for before, later in zip(best, losses[1:], strict=False))
+    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert halvings and last["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5**halvings
+    del content["data"]["noises"]
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ModelError, match="and name 'noises'"):
+        train(path)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
+from lipsep.data.bin_pipeline import BinCorpus, bin_mixture
 from lipsep.data.clips import TalkingClip, TalkingClips
 from lipsep.data.lip_view import LipView
 from lipsep.data.mouth_augmentation import MouthConfig
@@ -48,6 +49,7 @@ class MixingConfig:
     hidden: float = 0.0  # share of mixtures in which one of the mouths is never seen, for models of all faces at once
     occluded: float = 0.0  # share of examples in which something grey covers a part of the mouth for up to 1 s
     target_absent: float = 0.0  # share of mixtures asked with one stranger's mouth: the answer should be silence
+    bin_pipeline: BinCorpus | None = None  # as BIN's authors mix that corpus, flaws included; levels are theirs
 
 
 class Mixtures(Dataset):
@@ -126,6 +128,9 @@ class Mixtures(Dataset):
         self, voices: list[np.ndarray], spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mixture (T,) of two voices and what else the recipe asks for, and the voices (2, T) as they are in it."""
+        if self.config.bin_pipeline:
+            noise = self._noise(voices[0], rng)
+            return bin_mixture(tuple(voices), noise, self.config.bin_pipeline, self.config.gain_db, rng)
         gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
         sources = np.stack([voices[0] * gain, voices[1]])  # (2, T)
         mixture = sources.sum(0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
+from lipsep.data.bin_pipeline import BinCorpus
 from lipsep.data.clips import TalkingClips
 from lipsep.data.co_separation import CoSeparationMixtures
 from lipsep.data.mixing import MixingConfig, Mixtures, collate
@@ -104,6 +105,10 @@ def mixing_config(data: DataPart) -> MixingConfig:
     values = dict(data.mixing)
     if values.get("mouths") is not None:
         values["mouths"] = _checked(MouthConfig, values["mouths"], "data.mixing.mouths")
+    if (corpus := values.get("bin_pipeline")) and (corpus not in get_args(BinCorpus) or not data.noises):
+        raise ModelError(
+            f"recipe: data.mixing.bin_pipeline is '{corpus}': use {' or '.join(get_args(BinCorpus))}, and name 'noises'"
+        )
     return _checked(MixingConfig, values, "data.mixing")
 
 

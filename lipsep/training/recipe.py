@@ -94,6 +94,7 @@ class TrainingPart(LoopPart):
     warmup_steps: int = 200  # of the cosine
     drop_at_steps: tuple[int, ...] = ()
     halve_after_epochs: int = 15  # of the plateau
+    plateau_watches: Literal["val_si_snri", "loss_of_epoch"] = "val_si_snri"  # the training's own, as BIN's authors do
     stop_after_epochs: int = 30
     frozen_video: Literal[False, True, "encoder"] = False
     """true: the video branch stays as its initial weights are, of a Dolphin all that `lip_reading` teaches;

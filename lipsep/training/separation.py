@@ -55,6 +55,8 @@ class SeparationTraining(lightning.LightningModule):
         else:
             loss = self._loss(self.separate(mixture, lips, *faces), mixture, sources)
         self.log("loss", loss, prog_bar=True)
+        if self.settings.plateau_watches == "loss_of_epoch":
+            self.log("loss_of_epoch", loss, on_step=False, on_epoch=True, batch_size=len(mixture))
         return loss
 
     def _loss(self, estimates: Tensor, mixture: Tensor, sources: Tensor) -> Tensor:
@@ -94,10 +96,11 @@ class SeparationTraining(lightning.LightningModule):
             self._parameter_groups(), settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
         )
         if settings.schedule == "plateau":
+            mode = "min" if settings.plateau_watches == "loss_of_epoch" else "max"
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimiser, "max", 0.5, patience=settings.halve_after_epochs - 1, threshold=0.0, threshold_mode="abs"
+                optimiser, mode, 0.5, patience=settings.halve_after_epochs - 1, threshold=0.0, threshold_mode="abs"
             )
-            return {"optimizer": optimiser, "lr_scheduler": {"scheduler": plateau, "monitor": "val_si_snri"}}
+            return {"optimizer": optimiser, "lr_scheduler": {"scheduler": plateau, "monitor": settings.plateau_watches}}
         total_steps = settings.epochs * settings.steps_per_epoch
 
         def factor(step: int) -> float:

@@ -119,3 +119,14 @@ def test_a_recipe_may_hide_one_of_the_mouths() -> None:
         return [int(lips.flatten(1).any(1).sum()) for _, lips, _ in mixtures]
 
     assert set(shown(0.0)) == {2} and set(shown(1.0)) == {1} and set(shown(0.5)) == {1, 2}
+
+
+def test_a_recipe_may_show_people_who_are_silent() -> None:
+    """Somebody whose lips move, or rest, and whose voice is not in the mixture."""
+    clips = synthetic_corpus(3, 2, 3.0, seed=0)
+    plain = MixingConfig(filmed_pairs=1.0, mouths=None, random_crop=False, target_absent=1.0)
+    for resting in (0.0, 1.0):
+        mixtures = Mixtures(clips, None, None, replace(plain, resting=resting), POINTS, n_items=5, seed=0)
+        for _, lips, sources in mixtures:
+            assert sources[0].any() and not sources[1].any()
+            assert (lips.std(1).amax((1, 2)) > 0).tolist() == [True, not resting]

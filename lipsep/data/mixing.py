@@ -49,6 +49,7 @@ class MixingConfig:
     hidden: float = 0.0  # share of mixtures in which one of the mouths is never seen, for models of all faces at once
     occluded: float = 0.0  # share of examples in which something grey covers a part of the mouth for up to 1 s
     target_absent: float = 0.0  # share of mixtures asked with one stranger's mouth: the answer should be silence
+    resting: float = 0.0  # of these strangers: the share whose lips do not move
     bin_pipeline: BinCorpus | None = None  # as BIN's authors mix that corpus, flaws included; levels are theirs
 
 
@@ -109,6 +110,8 @@ class Mixtures(Dataset):
         if self.config.target_absent and rng.random() < self.config.target_absent:
             clips[1] = self._other((first, second), rng)
             position = draw_stretch(clips[1], 1.0, self.n_frames, rng)[1]
+            if self.config.resting and rng.random() < self.config.resting:
+                position[:] = position[0]
             pictures[1], sources[1] = self._film(clips[1], position, rng), 0.0
         return (
             torch.from_numpy(np.stack([mixture, mixture]).astype(np.float32)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -23,6 +25,7 @@ from lipsep.lips import lip_recipe
 from lipsep.models import create_model
 from lipsep.training import train
 from lipsep.training.auxiliary import AuxiliaryBranch, auxiliary_weight
+from lipsep.training.feed import Feed
 from lipsep.training.recipe import TrainingPart
 from lipsep.training.separation import SeparationTraining
 
@@ -196,6 +199,25 @@ def test_processes_share_every_batch_and_an_interrupted_epoch_goes_on():
     late = Share(10, 1, 2)
     late.seen = 3
     assert list(late) == [7, 9] and len(late) == 5
+
+
+def test_workers_that_are_told_to_end_too_go_on_feeding():
+    """Schedulers tell every process; the loop needs its workers until it has saved."""
+
+    class Numbers(torch.utils.data.Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, index):
+            return torch.tensor(index)
+
+    feed = Feed(Numbers(), Numbers(), batch=2, workers=1, collate=torch.stack)
+    feed.trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0)
+    batches = iter(feed.train_dataloader())
+    seen = next(batches).tolist()
+    for worker in multiprocessing.active_children():
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    assert sum((batch.tolist() for batch in batches), seen) == list(range(12))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,7 +52,7 @@ class Feed(lightning.LightningDataModule):
         """batch: examples per step of all processes together."""
         super().__init__()
         self.training, self.validation, self.batch = training, validation, batch
-        self.options = {"num_workers": workers, "collate_fn": collate}
+        self.options = {"num_workers": workers, "collate_fn": collate, "worker_init_fn": _leave_sigterm_to_the_loop}
 
     def train_dataloader(self) -> DataLoader:
         self.training.epoch = self.trainer.current_epoch  # Lightning asks anew at every epoch, see `make_trainer`
@@ -68,3 +69,8 @@ class Feed(lightning.LightningDataModule):
             )
         share = Share(len(data), self.trainer.global_rank, world)
         return kind(data, batch_size=self.batch // world, sampler=share, **self.options)
+
+
+def _leave_sigterm_to_the_loop(_: int) -> None:
+    """Schedulers ask all processes to end at once; without its workers the loop could not finish the step and save."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

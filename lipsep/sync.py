@@ -94,12 +94,12 @@ def offset_of(openings: Sequence[np.ndarray], present: Sequence[np.ndarray], lou
         openings: (F,) each, of the people's lips at 25 fps; present: (F,) bool each, where they are known.
         loudness: (N,) log energy at RATE, see `envelope`.
     """
-    loudness = _quick(loudness)
+    loudness = without_slow_changes(loudness)
     lags = np.arange(-SEARCH_MS * RATE // 1000, SEARCH_MS * RATE // 1000 + 1)
     agreement = np.zeros(len(lags))  # in standard deviations of chance
     for opening, known in zip(openings, present, strict=True):
         times_s = np.arange(len(loudness)) / RATE + _N_FFT / 2 / SAMPLE_RATE  # the middle of what is heard
-        lips = _quick(np.interp(times_s, np.arange(len(opening)) / FPS, opening))
+        lips = without_slow_changes(np.interp(times_s, np.arange(len(opening)) / FPS, opening))
         seen = np.interp(times_s, np.arange(len(known)) / FPS, known.astype(float), right=0.0) >= 1
         n_independent = INDEPENDENT_PER_S * np.count_nonzero(seen) / RATE
         agreement += _correlation(loudness, lips * seen, seen, lags) * np.sqrt(n_independent / len(openings))
@@ -166,7 +166,7 @@ def _whole_frames(offset_ms: float) -> int:
     return round(offset_ms * FPS / 1000) * 1000 // FPS
 
 
-def _quick(curve: np.ndarray) -> np.ndarray:
+def without_slow_changes(curve: np.ndarray) -> np.ndarray:
     """Without what changes slowly."""
     return curve - uniform_filter1d(curve, round(SLOW_S * RATE), mode="nearest") if len(curve) else curve
 

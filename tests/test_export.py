@@ -62,7 +62,7 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-@pytest.mark.parametrize("name", ["dolphin_test", "dolphin_laptop"])
+@pytest.mark.parametrize("name", ["dolphin_test", "dolphin_laptop", "dolphin_laptop_together"])
 def test_onnx_operators_compute_the_same(name: str) -> None:
     model = dolphin(name)
     with torch.inference_mode():

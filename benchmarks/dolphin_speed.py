@@ -29,7 +29,7 @@ import torch
 from plain_dolphin import PlainDolphin, plain_dolphin
 from torch.utils.flop_counter import FlopCounterMode
 
-from lipsep.environment import SETTINGS
+from lipsep.environment import SETTINGS, keep_freed_memory
 from lipsep.losses import negative_si_snr
 from lipsep.models import create_model
 from lipsep.models.dolphin import Dolphin
@@ -152,6 +152,8 @@ def main() -> int:
     parser.add_argument("--measure-training", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--as-plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.measure or options.measure_training:
+        keep_freed_memory()  # as in the processes of `lipsep separate`
     if options.measure:
         print(json.dumps(measure(options.measure, options.as_plain, options.runs)))
         return 0

@@ -1,8 +1,10 @@
-"""What PyTorch reads from the environment, once, when it starts."""
+"""How a process that is ours alone starts PyTorch, and keeps memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 
 SETTINGS = {
     # threads that wait for each other should sleep, not spin: with a second program on the same two cores, separating
@@ -13,7 +15,24 @@ SETTINGS = {
 }
 
 
+FROM_THE_HEAP_BYTES, KEPT_BYTES = 32 * 2**20, 512 * 2**20
+"""The largest tensors whose memory is used again, and how much of it a process keeps at most when all are gone."""
+
+
 def before_torch() -> None:
     """Settings for a process that is ours alone; to be called before torch is imported. What the user set stays."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let this process use the memory of large tensors again (Linux with glibc).
+
+    Otherwise it is given back and found again, page by page and filled with zeros, for each tensor: multiplying a
+    million numbers then takes 0.8 ms instead of 0.09.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-3, FROM_THE_HEAP_BYTES)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, KEPT_BYTES)  # M_TRIM_THRESHOLD

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,7 +50,9 @@ class DepthwiseConv(nn.Module):
 
 
 MIDDLE_KERNEL, LONG_KERNEL = 5, 17
-"""Taps from which the gradient of a depthwise filter is computed lag by lag, and from which by FFT."""
+"""Taps from which the gradient of a depthwise filter is computed lag by lag, and from which all lags at once."""
+STEPS_PER_FILTER = 128
+"""Length of the pieces that take the place of the filter where all lags are computed at once."""
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
@@ -85,8 +86,8 @@ class _DepthwiseConv(torch.autograd.Function):
             settings = ((1, ctx.stride), (0, kernel // 2), (1, 1), False, (0, 0), len(weight), (True, False, False))
             pictures = as_picture(grad), as_picture(x), weight.unsqueeze(2)
             grad_x = as_sequence(torch.ops.aten.convolution_backward(*pictures, None, *settings)[0])
-        by_fft = kernel >= LONG_KERNEL and ctx.stride == 1
-        lags = _lags_by_fft(x, grad, kernel) if by_fft else _lags(x, grad, kernel, ctx.stride)  # (C, k)
+        at_once = kernel >= LONG_KERNEL and ctx.stride == 1
+        lags = _lags_at_once(x, grad, kernel) if at_once else _lags(x, grad, kernel, ctx.stride)  # (C, k)
         return grad_x, lags.unsqueeze(1), grad.sum((0, 1)) if ctx.has_bias else None, None
 
 
@@ -97,13 +98,17 @@ def _lags(x: Tensor, grad: Tensor, kernel: int, stride: int) -> Tensor:
     return torch.stack([(padded[:, j : j + last : stride] * grad).sum((0, 1)) for j in range(kernel)], dim=1)
 
 
-def _lags_by_fft(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
-    """The same for stride 1: (B, T, C) twice -> (C, k)."""
-    reach = kernel // 2
-    n_fft = next_fast_len(x.shape[1] + reach, real=True)
-    x_spectrum, grad_spectrum = (torch.fft.rfft(s.transpose(1, 2).contiguous(), n_fft) for s in (x, grad))
-    lags = torch.fft.irfft((grad_spectrum.conj() * x_spectrum).sum(0), n_fft)  # (C, n_fft), lag 0 first
-    return torch.cat([lags[:, -reach:], lags[:, : reach + 1]], dim=1)
+def _lags_at_once(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
+    """The same for stride 1: a depthwise convolution of pieces of `x` with pieces of `grad` as its filters."""
+    batch, time, channels = x.shape
+    reach, n_steps = kernel // 2, min(STEPS_PER_FILTER, time)
+    n_pieces = -(-time // n_steps)
+    rest = n_pieces * n_steps - time
+    pieces = F.pad(x, (0, 0, reach, reach + rest)).unfold(1, n_steps + 2 * reach, n_steps)  # (B, P, C, n + 2 reach)
+    pieces = pieces.permute(3, 0, 1, 2).flatten(1).unsqueeze(0)  # (1, n + 2 reach, B P C)
+    filters = F.pad(grad, (0, 0, 0, rest)).unflatten(1, (n_pieces, n_steps)).mT.reshape(-1, 1, 1, n_steps)
+    lags = F.conv2d(as_picture(pieces), filters, groups=len(filters))  # (1, B P C, 1, k)
+    return lags.view(batch * n_pieces, channels, kernel).sum(0)
 
 
 class GlobalNorm(nn.Module):

@@ -1,8 +1,8 @@
 """Heat diffusion along time as a frequency filter, without a T x T matrix.
 
-Two forms of the same operator: an FFT, exact for every k and every length, with gradients; and, for weights that stay
-fixed, a short symmetric kernel, which is what exp(-k w^2) is in time unless k is small (then it only falls with
-1 / n^2) or large (then it is wide).
+Two forms of the same operator, both with gradients: an FFT, exact for every k and every length; and a short symmetric
+kernel, which is what exp(-k w^2) is in time unless k is small (then it only falls with 1 / n^2) or large (then it is
+wide). Fresh channels, with k = 1, have short ones.
 """
 
 from __future__ import annotations
@@ -11,22 +11,27 @@ import math
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep.layers.precision import full_precision
 from lipsep.models.layers.channels_last import DepthwiseConv, as_picture, as_sequence, duplicate_channels
 
 KERNEL_REACHES = (8, 10, 13, 16, 24, 32)
-"""Steps to either side that a kernel of a prepared `HeatDiffusion` may cover; the shortest that loses no channel."""
+"""Steps to either side that the kernels may cover; the shortest that loses no channel is taken."""
 KERNEL_ERROR = 3e-6
 """Largest relative error (root mean square, white input) at which a kernel may be cut off; else the FFT is taken."""
+STEPS_FOR_KERNELS = 1000
+"""Sequences from which kernels are made in training: for shorter ones they cost more than they save."""
 
 
 class HeatDiffusion(nn.Module):
     """Heat-diffusion operator: project, let heat diffuse along time, gate (eq. 3-5).
 
-    After `prepare_for_inference`, channels whose kernel is short enough diffuse by it; weights must then stay fixed.
+    Channels whose kernel is short enough diffuse by it: after `prepare_for_inference`, when weights must stay fixed,
+    and in training on a processor, where kernels are made at each step.
 
     Shape: (B, T, C) -> (B, T, C). Cost: two FFTs per channel, or a depthwise convolution; the published form is two
     T x T matrix products.
@@ -48,10 +53,8 @@ class HeatDiffusion(nn.Module):
 
     def prepare_for_inference(self) -> None:
         """Compute the kernels, and which of them are too long."""
-        options = [short_kernels(self.k.detach(), reach) for reach in KERNEL_REACHES]
-        too_long = [errors > KERNEL_ERROR for _, errors in options]
-        best = next(i for i, mask in enumerate(too_long) if mask.sum() == too_long[-1].sum())
-        self.kernels, self.by_fft = options[best][0][:, None, None], too_long[best].nonzero()[:, 0]
+        reach, self.by_fft = shortest_reach(self.k.detach())
+        self.kernels = short_kernels(self.k.detach(), reach)[0][:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         heat, gate = self.project(duplicate_channels(self.conv_in(x))).chunk(2, dim=-1)
@@ -59,6 +62,8 @@ class HeatDiffusion(nn.Module):
 
     def diffuse(self, x: Tensor) -> Tensor:
         """Each channel diffuses, by its kernel or by FFT: (B, T, C) -> (B, T, C)."""
+        if torch.is_grad_enabled() and x.device.type == "cpu" and x.shape[1] >= STEPS_FOR_KERNELS:
+            return diffuse_with_gradients(x, self.k)
         if self.kernels is None or torch.is_grad_enabled() or x.shape[1] < self.kernels.shape[-1] // 2:
             return diffuse(x, self.k)
         y = diffuse_by_kernel(x, self.kernels)
@@ -67,18 +72,94 @@ class HeatDiffusion(nn.Module):
         return y
 
 
+def shortest_reach(k: Tensor) -> tuple[int, Tensor]:
+    """The least of `KERNEL_REACHES` at which no more channels than at the largest lose too much, and those channels."""
+    errors = cut_off_errors(k, half_kernels(k, KERNEL_REACHES[-1]))
+    too_long = errors[:, list(KERNEL_REACHES)] > KERNEL_ERROR  # (C, n)
+    n_lost = too_long.sum(0).tolist()
+    best = n_lost.index(n_lost[-1])
+    return KERNEL_REACHES[best], too_long[:, best].nonzero()[:, 0]
+
+
 def short_kernels(k: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """What heat diffusion is in time, on an endless line, cut off at `reach` steps.
 
     Shape: k (C,) -> kernels (C, 2 reach + 1), relative errors (C,): the energy that is cut off, as a root.
     """
-    n_frequencies = 8192
-    w = torch.arange(n_frequencies + 1, dtype=torch.float64, device=k.device) * (math.pi / n_frequencies)
-    half = torch.fft.irfft(torch.exp(-k.double()[:, None] * w.square()))[:, :n_frequencies]  # (C, n >= 0)
-    rest = half[:, reach + 1 :].norm(dim=1) / half.norm(dim=1)
-    kept = half[:, : reach + 1]
-    kernels = torch.cat([kept[:, 1:].flip(1), kept], dim=1)
-    return (kernels / kernels.sum(1, keepdim=True)).to(k.dtype), rest  # heat is neither made nor lost
+    half = half_kernels(k, reach)
+    kernels = _both_sides(half)
+    return (kernels / kernels.sum(1, keepdim=True)).to(k.dtype), cut_off_errors(k, half)[
+        :, -1
+    ]  # no heat is made or lost
+
+
+def half_kernels(k: Tensor, reach: int, power: int = 0) -> Tensor:
+    """1 / pi times the integral from 0 to pi of (-w^2)^power exp(-k w^2) cos(n w), for n from 0 to `reach`.
+
+    The kernels with power 0, their derivatives by k with power 1. Shape: k (C,) -> float64 (C, reach + 1).
+    """
+    squares, cosines = _quadrature(reach, k.device)
+    return ((-squares) ** power * torch.exp(-k.double()[:, None] * squares)) @ cosines
+
+
+def cut_off_errors(k: Tensor, half: Tensor) -> Tensor:
+    """The energy beyond each step, relative to all, as a root: k (C,), half (C, n) from `half_kernels` -> (C, n)."""
+    energies = half.square()
+    total = (half_kernels(2 * k, half.shape[1] - 1)[:, :1] + energies[:, :1]) / 2  # of one side with its middle
+    return (1 - energies.cumsum(1) / total).clamp(min=0).sqrt()
+
+
+@lru_cache(maxsize=8)
+def _quadrature(reach: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Squared frequencies (Q,), and cos(n w) times weight / pi (Q, reach + 1): Gauss-Legendre between 0 and pi."""
+    points, weights = (torch.from_numpy(a).to(device) for a in np.polynomial.legendre.leggauss(64 + reach))
+    w = (points + 1) * (math.pi / 2)
+    steps = torch.arange(reach + 1, device=device, dtype=w.dtype)
+    return w.square(), torch.cos(w[:, None] * steps) * (weights[:, None] / 2)
+
+
+def _both_sides(half: Tensor) -> Tensor:
+    """(C, n) -> (C, 2 n - 1), symmetric."""
+    return torch.cat([half[:, 1:].flip(1), half], dim=1)
+
+
+def diffuse_with_gradients(x: Tensor, k: Tensor) -> Tensor:
+    """As `diffuse`, by kernels where at least three quarters are short: (B, T, C), (C,) -> (B, T, C).
+
+    Errors are within `KERNEL_ERROR`, but for the gradient of a k within 2e-4 of 0, whose kernel is short while its
+    derivative is not: 1e-3.
+    """
+    reach, by_fft = shortest_reach(k.detach())
+    if 4 * len(by_fft) > len(k):
+        return diffuse(x, k)
+    with full_precision(x):
+        x = x.to(k.dtype)
+        y = _DiffuseByKernel.apply(x, k, reach, by_fft)
+        if len(by_fft):
+            y = y.index_copy(2, by_fft, diffuse(x.index_select(2, by_fft), k[by_fft]))
+        return y
+
+
+class _DiffuseByKernel(torch.autograd.Function):
+    """`diffuse_by_kernel`, a symmetric operator, which is its own gradient by x; that by k is a convolution too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: Tensor, reach: int, left_out: Tensor) -> Tensor:
+        kernels, slopes = (_both_sides(half_kernels(k, reach, power)) for power in (0, 1))
+        total = kernels.sum(1, keepdim=True)
+        kernels = kernels / total
+        slopes = (slopes - kernels * slopes.sum(1, keepdim=True)) / total
+        kernels, slopes = (
+            taps.index_fill_(0, left_out, 0.0).to(k.dtype)[:, None, None] for taps in (kernels, slopes)
+        )  # (C, 1, 1, 2 reach + 1)
+        ctx.save_for_backward(x, kernels, slopes)
+        return diffuse_by_kernel(x, kernels)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, kernels, slopes = ctx.saved_tensors
+        grad_k = (grad * diffuse_by_kernel(x, slopes)).sum((0, 1))
+        return diffuse_by_kernel(grad, kernels), grad_k, None, None
 
 
 def diffuse_by_kernel(x: Tensor, kernels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from lipsep.layers.precision import full_precision
 from lipsep.models.layers.channels_last import LayerScale
-from lipsep.models.layers.dropout import Dropout, draw_kept
+from lipsep.models.layers.dropout import Dropout, draw_dropped
 
 QUERIES_AT_ONCE = 32
 """Rows of the logits computed together: memory grows with L, not with L^2."""
@@ -67,7 +68,7 @@ def by_distance(relative: Tensor, length: int) -> Tensor:
     return relative[distances.clamp(-reach, reach - 1) + reach].t().contiguous()
 
 
-def position_logits(q: Tensor, distances: Tensor, start: int, length: int) -> Tensor:
+def position_logits(q: Tensor, distances: Tensor, start: int, length: int, room: _Room) -> Tensor:
     """q_i . r(i - j) for the R queries i = start ... start + R - 1 and all `length` keys j.
 
     One matrix product with the vectors of all R + L - 1 distances; a view whose rows are shifted by one against each
@@ -75,8 +76,10 @@ def position_logits(q: Tensor, distances: Tensor, start: int, length: int) -> Te
 
     Shape: q (N, R, d), distances (d, 2 L - 1) from `by_distance` -> (N, R, L).
     """
-    logits = q @ distances[:, _some_distances(q.shape[1], start, length)]  # (N, R, R + L - 1)
-    return _under_keys(logits, length)
+    n_heads, n_rows, _ = q.shape
+    logits = room.tensor(2, n_heads * n_rows, n_rows + length - 1)
+    torch.mm(q.flatten(0, 1), distances[:, _some_distances(n_rows, start, length)], out=logits)
+    return _under_keys(logits.unflatten(0, (n_heads, n_rows)), length)
 
 
 def _some_distances(rows: int, start: int, length: int) -> slice:
@@ -94,25 +97,28 @@ def _under_keys(by_distance: Tensor, length: int) -> Tensor:
     return shifted.unflatten(1, (rows, width))[..., :length]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None, kept: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None, dropped: list[Tensor] | None = None) -> Tensor:
     """Attention a few heads and rows at a time, so that memory grows with L.
 
     The product of queries and keys is added to the positions' logits by the matrix product itself.
 
-    Shape: q (already divided by sqrt(d)), k, v (N, L, d), distances (d, 2 L - 1) or None, kept uint8 (N, L, L), the
-    weights that count -> (N, L, d).
+    Args:
+        q: already divided by sqrt(d).
+        dropped: for each piece, which of its weights do not count.
+
+    Shape: q, k, v (N, L, d), distances (d, 2 L - 1) or None -> (N, L, d).
     """
-    y = torch.empty_like(q)
-    for heads, rows in _pieces(q):
-        weights = _weights(q, k, distances, heads, rows)
-        if kept is not None:
-            weights *= kept[heads, rows].to(weights.dtype)
+    y, room = torch.empty_like(q), _Room(q, 3)
+    for i, (heads, rows) in enumerate(_pieces(q)):
+        weights = _weights(q, k, distances, heads, rows, room)
+        if dropped is not None:
+            weights.view(-1).index_fill_(0, dropped[i], 0.0)
         torch.bmm(weights, v[heads], out=y[heads, rows])
     return y
 
 
 def _pieces(q: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Which heads and which rows are computed together."""
+    """Which heads and which rows are computed together; none are larger than the first."""
     n_heads, length, _ = q.shape
     n_rows = min(QUERIES_AT_ONCE, length)
     n_some = max(1, LOGITS_AT_ONCE // (n_rows * length)) if q.device.type == "cpu" else n_heads
@@ -121,12 +127,28 @@ def _pieces(q: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(head, min(head + n_some, n_heads)), slice(row, min(row + n_rows, length))
 
 
-def _weights(q: Tensor, k: Tensor, distances: Tensor | None, heads: slice, rows: slice) -> Tensor:
-    """The attention of some heads and rows to all keys: (n, R, L), rows add up to 1."""
-    some = q[heads, rows]
+class _Room:
+    """Tensors for one piece of logits after the other: new memory for each would cost as much as the arithmetic."""
+
+    def __init__(self, q: Tensor, n_tensors: int) -> None:
+        heads, rows = next(_pieces(q))
+        self._flat = q.new_empty(n_tensors, heads.stop * rows.stop * (rows.stop + q.shape[1] - 1))
+
+    def tensor(self, i: int, *shape: int) -> Tensor:
+        """The i-th of them, uninitialised."""
+        return self._flat[i, : math.prod(shape)].view(shape)
+
+
+def _weights(q: Tensor, k: Tensor, distances: Tensor | None, heads: slice, rows: slice, room: _Room) -> Tensor:
+    """The attention of some heads and rows to all keys: (n, R, L), rows add up to 1. Takes the first three tensors."""
+    some, length = q[heads, rows], q.shape[1]
+    logits, weights = (room.tensor(i, *some.shape[:2], length) for i in (0, 1))
     if distances is None:
-        return torch.bmm(some, k[heads].mT).softmax(-1)
-    return torch.baddbmm(position_logits(some, distances, rows.start, q.shape[1]), some, k[heads].mT).softmax(-1)
+        torch.bmm(some, k[heads].mT, out=logits)
+    else:
+        positions = position_logits(some, distances, rows.start, length, room)
+        torch.baddbmm(positions, some, k[heads].mT, out=logits)
+    return torch.softmax(logits, -1, out=weights)
 
 
 class AttendAgain(torch.autograd.Function):
@@ -134,37 +156,39 @@ class AttendAgain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None, dropout: float) -> Tensor:
-        kept, ctx.factor = draw_kept((*q.shape[:2], q.shape[1]), dropout, q.device) if dropout else (None, 1.0)
-        ctx.save_for_backward(q, k, v, distances, kept)
-        y = attend(q, k, v, distances, kept)
+        ctx.dropped, ctx.factor = None, 1 / (1 - dropout)
+        if dropout:
+            sizes = [q[heads, rows, 0].numel() * q.shape[1] for heads, rows in _pieces(q)]
+            ctx.dropped = [draw_dropped(size, dropout, q.device) for size in sizes]
+        ctx.save_for_backward(q, k, v, distances)
+        y = attend(q, k, v, distances, ctx.dropped)
         return y.mul_(ctx.factor) if dropout else y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, distances, kept = ctx.saved_tensors
+        q, k, v, distances = ctx.saved_tensors
         length = q.shape[1]
         grad = grad.contiguous() * ctx.factor
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         grad_distances = None if distances is None else torch.zeros_like(distances)
-        for heads, rows in _pieces(q):
-            weights = _weights(q, k, distances, heads, rows)
+        room = _Room(q, 3)
+        for i, (heads, rows) in enumerate(_pieces(q)):
+            weights = _weights(q, k, distances, heads, rows, room)
             grad_some, q_some = grad[heads, rows], q[heads, rows]
-            grad_weights = torch.bmm(grad_some, v[heads].mT)
-            if kept is None:
-                counted = weights
-            else:
-                mask = kept[heads, rows].to(weights.dtype)
-                counted = weights * mask
-                grad_weights *= mask
+            grad_weights = torch.bmm(grad_some, v[heads].mT, out=room.tensor(0, *weights.shape))
+            counted = weights
+            if ctx.dropped is not None:
+                counted = room.tensor(2, *weights.shape).copy_(weights)
+                counted.view(-1).index_fill_(0, ctx.dropped[i], 0.0)
             grad_v[heads].baddbmm_(counted.mT, grad_some)
-            grad_weights *= weights
+            grad_weights *= counted
             grad_logits = grad_weights.addcmul_(weights, grad_weights.sum(-1, keepdim=True), value=-1)
             grad_k[heads].baddbmm_(grad_logits.mT, q_some)
             torch.bmm(grad_logits, k[heads], out=grad_q[heads, rows])
             if distances is not None:
                 n_rows = q_some.shape[1]
                 columns = _some_distances(n_rows, rows.start, length)
-                spread = grad_logits.new_zeros(len(q_some), n_rows, n_rows + length - 1)
+                spread = room.tensor(2, len(q_some), n_rows, n_rows + length - 1).zero_()
                 _under_keys(spread, length).copy_(grad_logits)
                 grad_q[heads, rows] += spread @ distances[:, columns].mT
                 grad_distances[:, columns] += q_some.flatten(0, 1).mT @ spread.flatten(0, 1)

@@ -13,6 +13,8 @@ import soundfile
 import torch
 
 from lipsep.data.scenes import Shot, build_clip, demo_people
+from lipsep.evaluation.cases import Case
+from lipsep.evaluation.evaluate import separate_case
 from lipsep.faces import find_faces
 from lipsep.lips import extract_lips, lip_recipe
 from lipsep.losses import si_snr
@@ -130,9 +132,11 @@ def test_swap_the_lips_and_the_voices_swap(separator):
     lips = extract_lips(tracks, (), lip_recipe(separator.model.lip_recipe))
     mixture = load_audio(path)
     n_frames = min(len(clean), len(mixture)) // 640
-    pictures = torch.from_numpy(np.stack([one.read(0, n_frames) for one in lips]))
-    with torch.inference_mode():
-        estimates = separator.model(torch.from_numpy(mixture[: n_frames * 640]).expand(2, -1), pictures)[:, 0]
-    voices = torch.from_numpy(clean[: n_frames * 640].T.copy())
-    closeness = si_snr(estimates[:, None], voices[None])
-    assert closeness.argmax(1).tolist() == [0, 1]
+    pictures = np.stack([one.read(0, n_frames) for one in lips])  # (2, F, S, S)
+    voices = clean[: n_frames * 640].T.copy()  # (2, T)
+    people, levels = ("left", "right"), (0.0, 0.0)
+    for order in ([0, 1], [1, 0]):
+        case = Case("demo", people, people, levels, mixture[: n_frames * 640], voices, pictures[order])
+        estimates = torch.from_numpy(separate_case(separator.model, case))
+        closeness = si_snr(estimates[:, None], torch.from_numpy(voices)[None])
+        assert closeness.argmax(1).tolist() == order

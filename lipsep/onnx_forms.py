@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from lipsep.encoders.dp_lipcoder import (
     HEAD_DIM,
     HEADS,
+    LINEAR_HEAD_DIM,
     N_MEMORY,
     Conv3d,
     DPLipCoder,
@@ -207,8 +208,15 @@ def _synthesise(self: FilterbankDecoder, x: Tensor) -> Tensor:
 
 
 def _attend_space(self: LinearSpaceAttention, x: Tensor) -> Tensor:
-    pixels = self.norm(x).flatten(0, 1).flatten(1, 2).mT  # (B * F, C, N)
-    return x + self.to_out(self._attend(pixels).mT).view_as(x)
+    pixels = self.norm(x).flatten(0, 1).flatten(1, 2)  # (B * F, N, C)
+    q, k, v = (t.permute(2, 0, 1, 3) for t in self.project(pixels))  # (B * F, heads, 8, N)
+    first, second = torch.triu_indices(LINEAR_HEAD_DIM, LINEAR_HEAD_DIM)  # the 36 products of two of 8 numbers
+    counts = torch.where(first == second, 0.5, 1.0)  # in s^2 / 2
+    of_q, of_k = (t.index_select(2, first) * t.index_select(2, second) for t in (q, k))
+    v = torch.cat([v, torch.ones_like(v[:, :, :1])], dim=2)  # the ones give the sum of weights
+    out = v.sum(3, keepdim=True) + (v @ k.mT) @ q + (v @ of_k.mT * counts) @ of_q  # (B * F, heads, 9, N)
+    out = out[:, :, :LINEAR_HEAD_DIM] / out[:, :, LINEAR_HEAD_DIM:].clamp(min=1e-5)
+    return x + self.to_out(out.flatten(1, 2).mT).view_as(x)
 
 
 def _attend_space_and_memory(self: SpaceAttention, x: Tensor) -> Tensor:

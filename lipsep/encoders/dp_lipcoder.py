@@ -42,7 +42,6 @@ DP_LIPCODERS = ("dp_lipcoder", "lipcoder", "reconstruction")  # both paths, the 
 LINEAR_HEADS, LINEAR_HEAD_DIM = 16, 8
 HEADS, HEAD_DIM, N_MEMORY = 8, 32, 4
 FEED_FORWARD_MULT = 4
-FRAMES_AT_ONCE = 1  # in the linear attention; bounds its memory
 
 
 class StemConv(nn.Module):
@@ -148,55 +147,94 @@ class RMSNorm(nn.Module):
         return F.normalize(x, dim=-1) * (self.gain * len(self.gain) ** 0.5)
 
 
-def taylor_attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
-    """sum_j (1 + s_ij + s_ij^2 / 2) v_j with s_ij = q_i . k_j, without an N x N matrix.
-
-    Args:
-        q, k, v: (n, d, N), (n, d, N), (n, e, N).
-        first, second, shares: the products of two of d numbers, `torch.triu_indices`, and how often each counts in
-            s^2 / 2.
-
-    Shape: -> (n, e, N).
-    """
-    of_k, of_q = (x.index_select(1, first) * x.index_select(1, second) for x in (k, q))
-    return v.sum(2, keepdim=True) + (v @ k.mT) @ q + (v @ of_k.mT * shares) @ of_q
-
-
 class TaylorAttention(torch.autograd.Function):
-    """`taylor_attention` with gradients; the products are not kept but made again in the backward pass."""
+    """Attention with exp(s_ij) replaced by 1 + s_ij + s_ij^2 / 2, s_ij = q_i . k_j, without an N x N matrix.
+
+    One frame at a time, whose expansions stay in the cache; they are not kept but made again in the backward pass.
+
+    Shape: q, k, v (heads, d, frames, N) -> (heads, d, frames, N).
+    """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        return taylor_attention(*inputs)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y, sums = q.new_empty(q.shape), torch.empty_like(q[:, :1])
+        counts, room = _counts(q), _expansion_room(q)
+        for i in range(q.shape[2]):
+            values = F.pad(v[:, :, i], (0, 0, 0, 1), value=1.0)  # (heads, d + 1, N): the ones give the sum of weights
+            totals = values @ _expansion(k[:, :, i], room).mT * counts  # (heads, d + 1, 1 + d + d (d + 1) / 2)
+            out = totals @ _expansion(q[:, :, i], room)  # (heads, d + 1, N)
+            torch.clamp(out[:, -1:], min=1e-5, out=sums[:, :, i])
+            torch.div(out[:, :-1], sums[:, :, i], out=y[:, :, i])
+        ctx.save_for_backward(q, k, v, y, sums)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, first, second, shares = ctx.saved_tensors
-        of_k, of_q = (x.index_select(1, first) * x.index_select(1, second) for x in (k, q))
-        linear, quadratic = v @ k.mT, v @ of_k.mT * shares
-        grad_linear, grad_quadratic = grad @ q.mT, grad @ of_q.mT * shares
-        grad_q = (linear.mT @ grad).add_(_products_backward(quadratic.mT @ grad, q))
-        grad_k = (grad_linear.mT @ v).add_(_products_backward(grad_quadratic.mT @ v, k))
-        grad_v = torch.baddbmm(grad_linear @ k, grad_quadratic, of_k).add_(grad.sum(2, keepdim=True))
-        return grad_q, grad_k, grad_v, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, y, sums = ctx.saved_tensors
+        grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
+        counts, of_q, of_k = _counts(q), _expansion_room(q), _expansion_room(q)
+        terms = q.new_empty(len(q), q.shape[1] + 1, q.shape[1] + 1, q.shape[3])
+        for i in range(q.shape[2]):
+            frame = (slice(None), slice(None), i)
+            _expansion(q[frame], of_q), _expansion(k[frame], of_k)
+            values = F.pad(v[frame], (0, 0, 0, 1), value=1.0)
+            shares = grad[frame] / sums[frame]
+            of_sum = (shares * y[frame]).sum(1, keepdim=True).neg_().masked_fill_(sums[frame] <= 1e-5, 0.0)
+            grad_out = torch.cat([shares, of_sum], dim=1)  # (heads, d + 1, N)
+            totals, grad_totals = values @ of_k.mT * counts, grad_out @ of_q.mT * counts
+            grad_q[frame] = _to_numbers(totals, grad_out, q[frame], terms)
+            grad_k[frame] = _to_numbers(grad_totals, values, k[frame], terms)
+            grad_v[frame] = grad_totals[:, :-1] @ of_k
+        return grad_q, grad_k, grad_v
 
 
-def _products_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """From the products x_i x_j with j >= i, row after row, to x: (n, d (d + 1) / 2, N), (n, d, N) -> (n, d, N)."""
-    grad_x, row = torch.zeros_like(x), 0
-    for i in range(x.shape[1]):
-        share, partners = grad[:, row : row + x.shape[1] - i], x[:, i:]
-        grad_x[:, i:].addcmul_(share, x[:, i : i + 1])
-        grad_x[:, i] += (share * partners).sum(1)
-        row += x.shape[1] - i
-    return grad_x
+def _expansion_room(x: Tensor) -> Tensor:
+    """Uninitialised, for `_expansion`: x (heads, d, frames, N) -> (heads, 1 + d + d (d + 1) / 2, N)."""
+    heads, d, _, length = x.shape
+    return x.new_empty(heads, 1 + d + d * (d + 1) // 2, length)
+
+
+def _expansion(x: Tensor, room: Tensor) -> Tensor:
+    """1, the d numbers, and their products x_i x_j with j >= i: (heads, d, N) -> (heads, 1 + d + d (d + 1) / 2, N)."""
+    d = x.shape[1]
+    room[:, 0], room[:, 1 : 1 + d], row = 1.0, x, 1 + d
+    for i in range(d):
+        torch.mul(x[:, i : i + 1], x[:, i:], out=room[:, row : row + d - i])
+        row += d - i
+    return room
+
+
+def _counts(x: Tensor) -> Tensor:
+    """How often each number of the expansion counts in 1 + s + s^2 / 2: 1, but 1 / 2 for squares."""
+    d = x.shape[1]
+    first, second = torch.triu_indices(d, d, device=x.device)
+    return torch.cat([x.new_ones(1 + d), torch.where(first == second, 0.5, 1.0).to(x.dtype)])
+
+
+def _to_numbers(totals: Tensor, other: Tensor, x: Tensor, terms: Tensor) -> Tensor:
+    """The gradient of the sum of totals[e, m] other[e] expansion(x)[m] by x.
+
+    With each row of `totals` as a matrix A_e it is sum_e sum_j (A_e)_ij other_e (1, x)_j, where what stands for x_i x_j
+    is in A_e at ij and at ji: one matrix product.
+
+    Shape: totals (heads, e, 1 + d + d (d + 1) / 2), other (heads, e, N), x (heads, d, N), terms, which need not be
+    initialised, (heads, e, 1 + d, N) -> (heads, d, N).
+    """
+    (heads, d, _), e = x.shape, other.shape[1]
+    first, second = torch.triu_indices(d, d, device=x.device)
+    matrices = totals.new_zeros(heads, e, d, 1 + d)
+    matrices[..., 0] = totals[..., 1 : 1 + d]
+    matrices[:, :, first, 1 + second] = totals[..., 1 + d :]
+    matrices[:, :, second, 1 + first] += totals[..., 1 + d :]  # squares twice
+    terms[:, :, 0] = other
+    torch.mul(other.unsqueeze(2), x.unsqueeze(1), out=terms[:, :, 1:])
+    return matrices.transpose(1, 2).reshape(heads, d, -1) @ terms.flatten(1, 2)
 
 
 class LinearSpaceAttention(nn.Module):
     """Attention among the pixels of a frame with exp(s) replaced by 1 + s + s^2 / 2, hence linear in the pixels.
 
-    Works on (heads, 8, pixels), so that the products of the expansion run along the pixels, a few frames at a time.
+    Works on (heads, 8, pixels), so that the products of the expansion run along the pixels.
     Shape: (B, F, H, W, C) -> same, added to the input.
     """
 
@@ -207,27 +245,18 @@ class LinearSpaceAttention(nn.Module):
         self.to_q = nn.Linear(channels, inner, bias=False)
         self.to_kv = nn.Linear(channels, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, channels, bias=False)
-        first, second = torch.triu_indices(LINEAR_HEAD_DIM, LINEAR_HEAD_DIM)  # the 36 products of two of 8 numbers
-        self.register_buffer("first", first, persistent=False)
-        self.register_buffer("second", second, persistent=False)
-        self.register_buffer("shares", torch.where(first == second, 0.5, 1.0), persistent=False)  # in s^2 / 2
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = self.norm(x).flatten(0, 1).flatten(1, 2).mT  # (B * F, C, N) with N = H * W
+        pixels = self.norm(x).flatten(0, 1).flatten(1, 2)  # (B * F, N, C) with N = H * W
         with full_precision(x):  # sums over many pixels: in full precision, forth and back
-            some = pixels.to(self.to_q.weight.dtype).split(FRAMES_AT_ONCE)
-            out = torch.cat([self._attend(frames) for frames in some])  # (B * F, inner, N)
-        return x + self.to_out(out.mT).view_as(x)
+            out = TaylorAttention.apply(*self.project(pixels.to(self.to_q.weight.dtype)))  # (heads, 8, B * F, N)
+        return x + self.to_out(out.flatten(0, 1).flatten(1).t()).view_as(x)
 
-    def _attend(self, pixels: Tensor) -> Tensor:
-        heads = (LINEAR_HEADS * pixels.shape[0], LINEAR_HEAD_DIM, pixels.shape[2])
-        q = (self.to_q.weight * LINEAR_HEAD_DIM**-0.5 @ pixels).view(heads)  # (frames * heads, 8, N)
-        k, v = (part.reshape(heads) for part in (self.to_kv.weight @ pixels).chunk(2, dim=1))
-        v = F.pad(v, (0, 0, 0, 1), value=1.0)  # (frames * heads, 9, N): the ones give the normaliser
-        attend = TaylorAttention.apply if torch.is_grad_enabled() else taylor_attention
-        out = attend(q, k, v, self.first, self.second, self.shares)  # (frames * heads, 9, N)
-        out = out[:, :LINEAR_HEAD_DIM] / out[:, LINEAR_HEAD_DIM:].clamp(min=1e-5)
-        return out.view(pixels.shape[0], LINEAR_HEADS * LINEAR_HEAD_DIM, heads[2])
+    def project(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values: (frames, N, C) -> (heads, 8, frames, N) each."""
+        weight = torch.cat([self.to_q.weight * LINEAR_HEAD_DIM**-0.5, self.to_kv.weight])  # (3 inner, C)
+        projected = weight @ pixels.flatten(0, 1).t()  # (3 inner, frames * N)
+        return projected.view(3, LINEAR_HEADS, LINEAR_HEAD_DIM, *pixels.shape[:2]).unbind(0)
 
 
 class SpaceAttention(nn.Module):

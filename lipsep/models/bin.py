@@ -36,7 +36,7 @@ from torch.utils.checkpoint import checkpoint
 from lipsep.encoders import autoencoder, encoder_for
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.afrcnn import AFRCNN, Adapt, published_afrcnn_key, published_global_norm_key
+from lipsep.models.layers.afrcnn import AFRCNN, Adapt, packed_once, published_afrcnn_key, published_global_norm_key
 from lipsep.models.layers.channels_last import GlobalNorm, stretch_to
 from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.models.layers.masks import ReLUMasks
@@ -237,7 +237,8 @@ class BIN(SeparationModel):
     def separate(self, mixture: Tensor, latents: Tensor) -> Tensor:
         """Shape: mixture (B, T), latents (B, n_src, F, feature_dim) -> (B, n_src, T)."""
         encoded, audio, video = self._embed(mixture, latents)
-        features = deque(self.fusion(audio, video, self.iterations), maxlen=1).pop()  # the last, (B, T', C)
+        with packed_once(self.fusion):
+            features = deque(self.fusion(audio, video, self.iterations), maxlen=1).pop()  # the last, (B, T', C)
         return self._decode(self.masks(features, encoded), mixture.shape[1])
 
     def iterates(self, mixture: Tensor, lips: Tensor) -> Iterator[Iterate]:

@@ -7,13 +7,21 @@ CTCNet, AVLIT and BIN are built of it. Sequences are stored (B, T, C), see layer
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
 from lipsep.layers.packed_linear import PackedLinear, linear, packed_matrix
-from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, stretch_to
+from lipsep.layers.picture_conv import onednn_takes
+from lipsep.layers.prelu import PReLU
+from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, stretch_to, unstretch_to
+
+Shares = Sequence[Tensor]
+"""The weights of each part, as they are or packed."""
 
 
 def stretched_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor | None, length: int) -> Tensor:
@@ -27,7 +35,38 @@ def stretched_linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor | Non
     """
     if has_torch_function(parts):
         return handle_torch_function(stretched_linear, parts, parts, weight, bias, length)
-    return _mixed(parts, weight.split([part.shape[-1] for part in parts], dim=1), bias, length)
+    shares = weight.split([part.shape[-1] for part in parts], dim=1)
+    if _trains_on_onednn(weight):
+        shares = [share.detach() for share in shares]
+        return _StretchedLinear.apply(length, shares, [share.t() for share in shares], weight, bias, *parts)
+    return _mixed(parts, shares, bias, length)
+
+
+def _trains_on_onednn(weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and onednn_takes(weight) and not torch.is_autocast_enabled("cpu")
+
+
+class _StretchedLinear(torch.autograd.Function):
+    """For training: the weights' shares and their transposes may be packed; their gradients are written into place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, length: int, shares: Shares, transposed: Shares, weight: Tensor, bias: Tensor | None, *parts: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(weight, *parts)
+        ctx.transposed, ctx.has_bias = transposed, bias is not None
+        return _mixed(parts, shares, bias, length)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *parts = ctx.saved_tensors
+        grad_weight, grad_parts = torch.empty_like(weight), []
+        places = grad_weight.split([part.shape[-1] for part in parts], dim=1)
+        for part, share, place in zip(parts, ctx.transposed, places, strict=True):
+            coarse = unstretch_to(grad, part.shape[1])  # (B, T_i, C)
+            torch.mm(coarse.flatten(0, 1).t(), part.flatten(0, 1), out=place)
+            grad_parts.append(linear(coarse, share, None))  # (B, T_i, C_i)
+        return None, None, None, grad_weight, grad.sum((0, 1)) if ctx.has_bias else None, *grad_parts
 
 
 def _mixed(parts: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, length: int) -> Tensor:
@@ -39,7 +78,7 @@ def _mixed(parts: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | No
         elif part.shape[1] == length:
             mixed = linear(part, share, None, plus=mixed)
         elif length % part.shape[1]:
-            mixed = mixed + stretch_to(linear(part, share, None), length)
+            mixed += stretch_to(linear(part, share, None), length)
         else:  # each step to all that repeat it
             mixed = mixed.unflatten(1, (part.shape[1], -1)) + linear(part, share, None).unsqueeze(2)
             mixed = mixed.flatten(1, 2)
@@ -52,6 +91,17 @@ class StretchedLinear(PackedLinear):
     def __init__(self, sizes: Sequence[int], c_out: int) -> None:
         super().__init__(sum(sizes), c_out)
         self.sizes = tuple(sizes)
+        self._packed: tuple[Shares, Shares] | None = None
+
+    def pack(self) -> None:
+        """Pack the weights, and their transposes for the backward pass, for training passes until `unpack`."""
+        if _trains_on_onednn(self.weight):
+            shares = self.weight.detach().split(self.sizes, dim=1)
+            self._packed = [packed_matrix(w) for w in shares], [packed_matrix(w.t()) for w in shares]
+
+    def unpack(self) -> None:
+        """Use the weights as they are from here on."""
+        self._packed = None
 
     def arrange(self) -> tuple[Tensor, ...]:
         """Each part's share of the weights."""
@@ -60,7 +110,22 @@ class StretchedLinear(PackedLinear):
     def forward(self, parts: Sequence[Tensor], length: int) -> Tensor:
         if self.is_arranged:
             return _mixed(parts, self.arranged(), self.bias, length)
+        if self._packed is not None:
+            return _StretchedLinear.apply(length, *self._packed, self.weight, self.bias, *parts)
         return stretched_linear(parts, self.weight, self.bias, length)
+
+
+@contextmanager
+def packed_once(network: nn.Module) -> Iterator[None]:
+    """Within, weights do not change: training passes through the same layers share what was packed."""
+    layers = [layer for layer in network.modules() if isinstance(layer, StretchedLinear)]
+    for layer in layers:
+        layer.pack()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.unpack()
 
 
 class PointwiseNorm(nn.Module):
@@ -70,7 +135,7 @@ class PointwiseNorm(nn.Module):
         super().__init__()
         self.linear = StretchedLinear(sizes, c_out)
         self.norm = BatchNorm(c_out) if batch_norm else GlobalNorm(c_out, eps=1e-8)
-        self.act = nn.PReLU() if act else nn.Identity()
+        self.act = PReLU() if act else nn.Identity()
 
     def forward(self, *parts: Tensor, length: int) -> Tensor:
         return self.act(self.norm(self.linear(parts, length)))
@@ -107,7 +172,7 @@ class AFRCNN(nn.Module):
             PointwiseNorm([hidden] * (3 - (i == 0) - (i == n_scales - 1)), hidden, batch_norm) for i in range(n_scales)
         )
         self.gather = PointwiseNorm([hidden] * n_scales, hidden, batch_norm)
-        self.contract = PackedLinear(hidden, c_out)
+        self.contract = StretchedLinear([hidden], c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         time = x.shape[1]
@@ -118,7 +183,7 @@ class AFRCNN(nn.Module):
         for i, (merge, own) in enumerate(zip(self.merge, maps, strict=True)):
             finer = [self.lower[i - 1](maps[i - 1])] if i else []
             merged.append(merge(*finer, own, *maps[i + 1 : i + 2], length=own.shape[1]))
-        return self.contract(self.gather(*merged, length=time))  # (B, T, c_out)
+        return self.contract([self.gather(*merged, length=time)], time)  # (B, T, c_out)
 
 
 class Adapt(nn.Sequential):
@@ -128,7 +193,7 @@ class Adapt(nn.Sequential):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(DepthwiseConv(channels, 1), nn.PReLU())
+        super().__init__(DepthwiseConv(channels, 1), PReLU())
 
 
 def published_afrcnn_key(

@@ -43,7 +43,7 @@ class DepthwiseConv(nn.Module):
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """With filters that were made from `self.weight`, of the same shape."""
-        if weight.shape[2] < MIDDLE_KERNEL or not torch.is_grad_enabled():
+        if 1 < weight.shape[2] < MIDDLE_KERNEL or not torch.is_grad_enabled():
             return depthwise(x, weight, self.bias, self.stride)
         with full_precision(x):  # in the precision of the weights, forth and back
             return _DepthwiseConv.apply(x.to(weight.dtype), weight, self.bias, self.stride)
@@ -93,9 +93,26 @@ class _DepthwiseConv(torch.autograd.Function):
 
 def _lags(x: Tensor, grad: Tensor, kernel: int, stride: int) -> Tensor:
     """sum_t x[stride t + lag] grad[t], lags from -(k // 2) to k // 2: (B, T, C), (B, T / stride, C) -> (C, k)."""
-    padded = F.pad(x, (0, 0, kernel // 2, kernel // 2))
-    last = stride * (grad.shape[1] - 1) + 1
-    return torch.stack([(padded[:, j : j + last : stride] * grad).sum((0, 1)) for j in range(kernel)], dim=1)
+    time, n_steps, sums = x.shape[1], grad.shape[1], []
+    for lag in range(-(kernel // 2), kernel // 2 + 1):
+        first = min(-(min(lag, 0) // stride), n_steps)  # steps whose neighbour lies in x: there are zeros around it
+        last = max(first, min(n_steps, (time - 1 - lag) // stride + 1))
+        heard = x[:, stride * first + lag :: stride][:, : last - first]
+        sums.append(_products(heard, grad[:, first:last]))
+    return torch.stack(sums, dim=1)
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """Sum of x y over recordings and time: (B, T, C) twice -> (C,)."""
+    if x.device.type != "cpu" or x.stride()[1:] != (x.shape[2], 1) or y.stride()[1:] != (y.shape[2], 1):
+        return (x * y).sum((0, 1))
+    # the gradient of a batch norm that changes nothing: in one pass, with nothing written in between
+    none, one = x.new_zeros(x.shape[2]), x.new_ones(x.shape[2])
+    settings = (None, none, one, None, None, False, 0.0, (False, True, False))
+    pictures = zip(y.split(1), x.split(1), strict=True)
+    return sum(
+        torch.ops.aten.native_batch_norm_backward(as_picture(b), as_picture(a), *settings)[1] for b, a in pictures
+    )
 
 
 def _lags_at_once(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
@@ -191,7 +208,23 @@ def stretch_to(x: Tensor, length: int) -> Tensor:
         return x
     if length % time == 0:
         return x.repeat_interleave(length // time, dim=1)
-    return x.index_select(1, nearest_steps(time, length, x.device))
+    if torch.jit.is_tracing():  # for graphs of any length
+        return x.index_select(1, nearest_steps(time, length, x.device))
+    return as_sequence(torch.ops.aten.upsample_nearest2d(as_picture(x), (1, length)))
+
+
+def unstretch_to(x: Tensor, time: int) -> Tensor:
+    """The transpose of `stretch_to`, which its gradient needs: sums of the steps that repeat one step.
+
+    Shape: (B, length, C) -> (B, time, C).
+    """
+    length = x.shape[1]
+    if time == length:
+        return x
+    if length % time == 0:
+        return x.unflatten(1, (time, -1)).sum(2)
+    shape = (len(x), x.shape[2], 1, time)
+    return as_sequence(torch.ops.aten.upsample_nearest2d_backward(as_picture(x), (1, length), shape))
 
 
 def nearest_steps(time: int, length: int, device: torch.device) -> Tensor:

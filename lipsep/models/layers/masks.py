@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lipsep.layers.packed_linear import PackedLinear
+from lipsep.layers.prelu import PReLU
 
 
 class ReLUMasks(nn.Module):
@@ -15,7 +16,7 @@ class ReLUMasks(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, n_src: int) -> None:
         super().__init__()
-        self.act = nn.PReLU()
+        self.act = PReLU()
         self.linear = PackedLinear(c_in, n_src * c_out)
         self.n_src = n_src
 

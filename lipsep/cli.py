@@ -21,6 +21,7 @@ from lipsep.commands.profile import profile
 from lipsep.commands.separate import separate
 from lipsep.commands.serve import serve
 from lipsep.commands.web import web
+from lipsep.environment import before_torch
 from lipsep.errors import plain_reason
 from lipsep.terminal import Device, Stopped, Threads, complain, needs_extra, open_separator, progress
 
@@ -86,6 +87,7 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
 ) -> None:
     """Train a model by a recipe, or go on with an unfinished run of it."""
+    before_torch()
     with needs_extra("training"):
         from lipsep.training import train as run_training
 

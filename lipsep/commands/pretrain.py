@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lipsep.environment import before_torch
 from lipsep.terminal import needs_extra
 
 
@@ -15,6 +16,7 @@ def pretrain(
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
 ) -> None:
     """Teach a model's lips by a recipe, or go on with an unfinished run; 'lipsep train' then begins from there."""
+    before_torch()
     with needs_extra("training"):
         from lipsep.training import pretrain as run_pretraining
 

@@ -23,6 +23,8 @@ KERNEL_REACHES = (8, 10, 13, 16, 24, 32)
 """Steps to either side that the kernels may cover; the shortest that loses no channel is taken."""
 KERNEL_ERROR = 3e-6
 """Largest relative error (root mean square, white input) at which a kernel may be cut off; else the FFT is taken."""
+NEARLY_STILL = 1e-3
+"""Diffusivities below which a kernel is short again while its derivative by k, which training needs, is not."""
 STEPS_FOR_KERNELS = 1000
 """Sequences from which kernels are made in training: for shorter ones they cost more than they save."""
 
@@ -88,9 +90,8 @@ def short_kernels(k: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """
     half = half_kernels(k, reach)
     kernels = _both_sides(half)
-    return (kernels / kernels.sum(1, keepdim=True)).to(k.dtype), cut_off_errors(k, half)[
-        :, -1
-    ]  # no heat is made or lost
+    kernels = kernels / kernels.sum(1, keepdim=True)  # no heat is made or lost
+    return kernels.to(k.dtype), cut_off_errors(k, half)[:, -1]
 
 
 def half_kernels(k: Tensor, reach: int, power: int = 0) -> Tensor:
@@ -124,12 +125,10 @@ def _both_sides(half: Tensor) -> Tensor:
 
 
 def diffuse_with_gradients(x: Tensor, k: Tensor) -> Tensor:
-    """As `diffuse`, by kernels where at least three quarters are short: (B, T, C), (C,) -> (B, T, C).
-
-    Errors are within `KERNEL_ERROR`, but for the gradient of a k within 2e-4 of 0, whose kernel is short while its
-    derivative is not: 1e-3.
-    """
+    """As `diffuse`, by kernels where at least three quarters are short: (B, T, C), (C,) -> (B, T, C)."""
     reach, by_fft = shortest_reach(k.detach())
+    nearly_still = (k.detach() < NEARLY_STILL).nonzero()[:, 0]
+    by_fft = torch.cat([by_fft, nearly_still]).unique()
     if 4 * len(by_fft) > len(k):
         return diffuse(x, k)
     with full_precision(x):

@@ -38,8 +38,8 @@ app = typer.Typer(
 )
 
 DEFAULT_WEIGHTS_NOTE = (
-    "The default weights learned from one filmed talker: they take that talker's mixtures apart by about 3 dB and are "
-    "hardly better than chance on other people, such as these; see MODELS.md for figures and for other weights."
+    "The default weights learned from one filmed talker: they take mixtures of that talker apart by about 6 dB, those of "
+    "strangers by about 2 dB, and leave the other voice audible; see MODELS.md for figures and other weights."
 )
 
 
@@ -83,7 +83,7 @@ def models() -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, for example recipes/laptop/dolphin_laptop.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe, for example recipes/laptop/dolphin_laptop_together.yaml.")],
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
 ) -> None:
     """Train a model by a recipe, or go on with an unfinished run of it."""

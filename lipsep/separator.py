@@ -41,7 +41,7 @@ from lipsep.voices import (
 )
 from lipsep.windows import Hook, separate_windows
 
-DEFAULT_MODEL = "dolphin_laptop"
+DEFAULT_MODEL = "dolphin_laptop_together"
 HOLD_FRAMES = FPS // 2  # who is out of sight for so short a time (a hand, a glance aside, the end) is heard on
 AFTER_SOUND_FRAMES = FPS  # pictures that are looked at after the sound has ended
 STILL_MOUTH = 0.01  # `FaceTrack.mouth_motion` below which a face hardly speaks

@@ -154,7 +154,7 @@ def test_runtimes_that_do_not_fit_the_model_are_refused(options: list[str], reas
 def test_existing_files_are_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"mine")
-    assert CliRunner().invoke(app, ["export", "dolphin_laptop", "-o", str(file)]).exit_code != 0
+    assert CliRunner().invoke(app, ["export", "dolphin_laptop_together", "-o", str(file)]).exit_code != 0
     assert file.read_bytes() == b"mine"
 
 

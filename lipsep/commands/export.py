@@ -51,10 +51,11 @@ def check_runtime(runtime: str | None, model: str | None) -> None:
     if runtime not in (None, "torch", "onnx"):
         raise ModelError(f"--runtime '{runtime}' is not a choice: use torch or onnx")
     if runtime == "onnx" and not is_graph:
-        name = model or "dolphin_laptop"
+        from lipsep.separator import DEFAULT_MODEL
+
         raise ModelError(
-            f"--runtime onnx needs a graph: write it with  lipsep export {name} -o model.onnx  and name it with "
-            "--model model.onnx"
+            f"--runtime onnx needs a graph: write it with  lipsep export {model or DEFAULT_MODEL} -o model.onnx  and "
+            "name it with --model model.onnx"
         )
     if runtime == "torch" and is_graph:
         raise ModelError(f"'{model}' is an ONNX graph, which PyTorch cannot run: leave --runtime out, or use onnx")

@@ -38,8 +38,8 @@ app = typer.Typer(
 )
 
 DEFAULT_WEIGHTS_NOTE = (
-    "The default weights learned from one filmed talker: they take mixtures of that talker apart by about 6 dB, those of "
-    "strangers by about 2 dB, and leave the other voice audible; see MODELS.md for figures and other weights."
+    "The default weights learned from one filmed talker: they take mixtures of that talker apart by about 6 dB, those "
+    "of strangers by about 2 dB, and leave the other voice audible; see MODELS.md for figures and other weights."
 )
 
 

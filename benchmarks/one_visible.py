@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lipsep.checkpoints import load_model
-from lipsep.evaluation.cases import open_cases
+from lipsep.evaluation.cases import Case, open_cases
+from lipsep.evaluation.evaluate import separate_case
 from lipsep.losses import si_snr
 from lipsep.models.base import SeparationModel
 from lipsep.separator import DEFAULT_MODEL
 
 
-def alone(model: SeparationModel, mixture: np.ndarray, lips: np.ndarray) -> torch.Tensor:
-    """The voice (T,) of one person: mixture (T,), lips (F, S, S)."""
-    shown = torch.zeros((1, model.n_faces, *lips.shape)) if model.faces_at_once else torch.zeros((1, *lips.shape))
-    (shown[0, 0] if model.faces_at_once else shown[0]).copy_(torch.from_numpy(lips))
-    with torch.inference_mode():
-        return model(torch.from_numpy(mixture)[None], shown)[0, 0]
+def alone(model: SeparationModel, case: Case, k: int) -> torch.Tensor:
+    """The voice (T,) of person k, of whom alone the lips are seen."""
+    lips = np.zeros_like(case.lips)
+    lips[k] = case.lips[k]
+    return torch.from_numpy(separate_case(model, replace(case, lips=lips))[k])
 
 
 def main() -> None:
@@ -40,8 +41,8 @@ def main() -> None:
         for index in range(len(cases.names)):
             case = cases.load(index)
             voices, mixture = torch.from_numpy(case.references), torch.from_numpy(case.mixture)
-            for k, lips in enumerate(case.lips):
-                closeness = si_snr(alone(model, case.mixture, lips).expand_as(voices), voices)
+            for k in range(len(voices)):
+                closeness = si_snr(alone(model, case, k).expand_as(voices), voices)
                 gains.append(float(closeness[k] - si_snr(mixture, voices[k])))
                 own.append(int(closeness.argmax()) == k)
     print(f"{model.name}: {len(gains)} voices, SI-SNRi {np.mean(gains):+.2f} dB, own voice {np.mean(own):.1%}")

@@ -355,7 +355,7 @@ class Rivals(nn.Module):
 
 
 class Dolphin(SeparationModel):
-    """Mixture and one person's lips to that person's voice.
+    """Mixture and one person's lips to that person's voice; with `n_src` from 2 on, everybody's at once.
 
     References: arXiv 2509.23610; code https://github.com/JusperLee/Dolphin (Apache-2.0).
 

@@ -108,7 +108,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None, dropped: l
 
     Shape: q, k, v (N, L, d), distances (d, 2 L - 1) or None -> (N, L, d).
     """
-    y, room = torch.empty_like(q), _Room(q, 3)
+    y, room = torch.empty_like(q), _Room(q)
     for i, (heads, rows) in enumerate(_pieces(q)):
         weights = _weights(q, k, distances, heads, rows, room)
         if dropped is not None:
@@ -128,11 +128,11 @@ def _pieces(q: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 class _Room:
-    """Tensors for one piece of logits after the other: new memory for each would cost as much as the arithmetic."""
+    """Three tensors for one piece of logits after another: new memory for each would cost as much as the arithmetic."""
 
-    def __init__(self, q: Tensor, n_tensors: int) -> None:
+    def __init__(self, q: Tensor) -> None:
         heads, rows = next(_pieces(q))
-        self._flat = q.new_empty(n_tensors, heads.stop * rows.stop * (rows.stop + q.shape[1] - 1))
+        self._flat = q.new_empty(3, heads.stop * rows.stop * (rows.stop + q.shape[1] - 1))
 
     def tensor(self, i: int, *shape: int) -> Tensor:
         """The i-th of them, uninitialised."""
@@ -171,7 +171,7 @@ class AttendAgain(torch.autograd.Function):
         grad = grad.contiguous() * ctx.factor
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         grad_distances = None if distances is None else torch.zeros_like(distances)
-        room = _Room(q, 3)
+        room = _Room(q)
         for i, (heads, rows) in enumerate(_pieces(q)):
             weights = _weights(q, k, distances, heads, rows, room)
             grad_some, q_some = grad[heads, rows], q[heads, rows]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep import native
 from lipsep.encoders.base import VideoEncoder, register_encoder
 from lipsep.encoders.vector_quantizer import Quantized, VectorQuantizer
 from lipsep.errors import ModelError
@@ -157,7 +158,11 @@ class TaylorAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        y, sums = q.new_empty(q.shape), torch.empty_like(q[:, :1])
+        y, sums = q.new_empty(q.shape), q.new_empty(len(q), 1, *q.shape[2:])
+        if _natively(q, k, v):
+            native.run("taylor_attend", q, k, v, y, sums, len(q), *q.shape[2:])
+            ctx.save_for_backward(q, k, v, y, sums)
+            return y
         counts, room = _counts(q), _expansion_room(q)
         for i in range(q.shape[2]):
             values = F.pad(v[:, :, i], (0, 0, 0, 1), value=1.0)  # (heads, d + 1, N): the ones give the sum of weights
@@ -172,6 +177,10 @@ class TaylorAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         q, k, v, y, sums = ctx.saved_tensors
         grad_q, grad_k, grad_v = (q.new_empty(q.shape) for _ in range(3))
+        if _natively(grad, q, k, v):
+            inputs = grad.contiguous(), q, k, v, y, sums
+            native.run("taylor_attend_backward", *inputs, grad_q, grad_k, grad_v, len(q), *q.shape[2:])
+            return grad_q, grad_k, grad_v
         counts, of_q, of_k = _counts(q), _expansion_room(q), _expansion_room(q)
         terms = q.new_empty(len(q), q.shape[1] + 1, q.shape[1] + 1, q.shape[3])
         for i in range(q.shape[2]):
@@ -186,6 +195,12 @@ class TaylorAttention(torch.autograd.Function):
             grad_k[frame] = _to_numbers(grad_totals, values, k[frame], terms)
             grad_v[frame] = grad_totals[:, :-1] @ of_k
         return grad_q, grad_k, grad_v
+
+
+def _natively(*tensors: Tensor) -> bool:
+    """Whether native/taylor.cpp takes these."""
+    fitting = tensors[-1].shape[1] == LINEAR_HEAD_DIM and all(x.is_contiguous() for x in tensors[-3:])
+    return fitting and native.takes(*tensors)
 
 
 def _expansion_room(x: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from lipsep.encoders.dp_lipcoder import DP_LIPCODERS, PUBLISHED_LAYERS
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, LayerScale, pool_to
+from lipsep.models.layers.conv_glu import conv_glu
 from lipsep.models.layers.dropout import Dropout
 from lipsep.models.layers.heat import HeatDiffusion
 from lipsep.models.layers.relative_attention import RelativeAttention
@@ -136,7 +137,7 @@ class FeedForward(nn.Module):
         return y
 
     def _branch(self, x: Tensor) -> Tensor:
-        y = F.glu(self.conv(self.expand(self.norm(x))), dim=2)  # (B, T, hidden / 2)
+        y = conv_glu(self.conv, self.expand(self.norm(x)))  # (B, T, hidden / 2)
         return self.dropout(F.linear(self.dropout(y), *self.scale.into(self.contract)))
 
 

@@ -1,0 +1,86 @@
+/* Vectors of floats in the width of the machine's registers, by the vector extensions of GCC and Clang.
+
+   Sums run over lanes and are never reordered by the compiler (no -ffast-math), so NaNs stay NaNs. */
+
+#ifndef LIPSEP_VECTORS_H
+#define LIPSEP_VECTORS_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+#define LANES 16
+#define ROWS 8 /* queries that are worked on together: as many sums as registers hold */
+#else
+#define LANES 8
+#define ROWS 4
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* anywhere in memory */
+
+INLINE vec load(const float *x) { return *(const loose *)x; }
+INLINE void store(float *x, vec y) { *(loose *)x = y; }
+INLINE vec all(float x) { return x - vec{}; }
+
+INLINE float sum_of(vec x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+INLINE float greatest_of(vec x) {
+    float most = x[0];
+    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
+
+/* e^x to one or two units in the last place; below -87 as at -87. */
+INLINE vec exponential(vec x) {
+    const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to whole numbers, which then are the lowest bits */
+    vec z = x * 1.44269504f;
+    z = z < -126.0f ? all(-126.0f) : z;
+    vec whole = z + shift, f = z - (whole - shift); /* f from -0.5 to 0.5 */
+    vec power = all(1.5403530e-4f);                 /* 2^f by its series */
+    power = power * f + 1.3333558e-3f;
+    power = power * f + 9.6181291e-3f;
+    power = power * f + 5.5504109e-2f;
+    power = power * f + 2.4022651e-1f;
+    power = power * f + 6.9314718e-1f;
+    power = power * f + 1.0f;
+    return (vec)((ivec)power + ((ivec)whole << 23));
+}
+
+INLINE vec sigmoid(vec x) {
+    x = x > 80.0f ? all(80.0f) : x;
+    return 1.0f / (1.0f + exponential(-x));
+}
+
+INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+/* Memory for some floats, at the start of a cache line; NULL where there is none. */
+INLINE float *room(int64_t count) {
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, sizeof(float) * (size_t)(count ? count : 1)) ? NULL : (float *)memory;
+}
+
+/* Memory for several tensors, which is freed at the end of the block. */
+class Room {
+    float *memory, *next;
+
+  public:
+    explicit Room(int64_t count) : memory(room(count)), next(memory) {}
+    ~Room() { free(memory); }
+    Room(const Room &) = delete;
+    bool failed() const { return !memory; }
+    float *take(int64_t count) {
+        next += count;
+        return next - count;
+    }
+};
+
+#endif

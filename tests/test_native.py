@@ -1,0 +1,249 @@
+"""The compiled kernels say what PyTorch says, and where there are none nothing else changes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from lipsep import native
+from lipsep.encoders.dp_lipcoder import TaylorAttention
+from lipsep.losses import negative_si_snr
+from lipsep.models import create_model
+from lipsep.models.layers import relative_attention
+from lipsep.models.layers.channels_last import DepthwiseConv
+from lipsep.models.layers.conv_glu import conv_glu
+
+needs_kernels = pytest.mark.skipif(not native.takes(), reason=native.status())
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """The library is looked for anew in this test, and again after it."""
+    native._library.cache_clear()
+    yield
+    native._library.cache_clear()
+
+
+@pytest.fixture(scope="module", params=["", "-mno-avx512f"])
+def vectors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels for this processor, and for one with vectors half as wide."""
+    if request.param and platform.machine() != "x86_64":
+        pytest.skip("vectors of two widths are for x86 processors")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param:
+            patch.setenv("CXX", f"{shlex.join(native._compiler())} {request.param}")
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        native._library.cache_clear()
+        assert native.takes(), native.status()
+        yield
+    native._library.cache_clear()
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def assert_close(found: Tensor, expected: Tensor, tolerance: float = 5e-6) -> None:
+    """Within a share of the largest number, or of 1."""
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() <= tolerance * max(expected.abs().max().item(), 1.0)
+
+
+def assert_same_with_gradients(function, plain, inputs: list[Tensor], tolerance: float = 5e-6) -> None:
+    """`function` in 32 bits and `plain` in 64: their results, and their gradients by all inputs."""
+    ours = [x.clone().requires_grad_() for x in inputs]
+    exact = [x.double().requires_grad_() for x in inputs]
+    found, expected = function(*ours), plain(*exact)
+    assert_close(found, expected, tolerance)
+    direction = torch.randn_like(found)
+    found.backward(direction)
+    expected.backward(direction.double())
+    for x, y in zip(ours, exact, strict=True):
+        assert_close(x.grad, y.grad, tolerance)
+    with torch.inference_mode():
+        assert_close(function(*inputs), expected.detach(), tolerance)
+
+
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None = None, keep: Tensor | None = None
+) -> Tensor:
+    logits = q @ k.mT
+    if distances is not None:
+        steps = torch.arange(q.shape[1])
+        logits = logits + torch.einsum("nie,eij->nij", q, distances[:, len(steps) - 1 - steps[:, None] + steps])
+    weights = logits.softmax(-1)
+    return (weights if keep is None else weights * keep) @ v
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize("with_positions", [True, False])
+@pytest.mark.parametrize(("n", "length", "d"), [(2, 1, 16), (3, 7, 8), (2, 33, 24), (5, 130, 16), (1, 64, 32)])
+def test_attention(n: int, length: int, d: int, with_positions: bool, threads: int) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(n, length, d) for _ in range(3)]
+    if with_positions:
+        inputs.append(torch.randn(d, 2 * length - 1))
+
+    def ours(q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None = None) -> Tensor:
+        return relative_attention.AttendNatively.apply(q, k, v, distances, 0.0)
+
+    assert_same_with_gradients(ours, plain_attention, inputs)
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+def test_attention_drops_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    n, length, d, p = 3, 41, 16, 0.3
+    dropped = relative_attention.draw_dropped(n * length**2, p, torch.device("cpu"))
+    monkeypatch.setattr(relative_attention, "draw_dropped", lambda *_: dropped)
+    keep = torch.full((n * length**2,), 1 / (1 - p), dtype=torch.float64)
+    keep[dropped] = 0.0
+    assert_same_with_gradients(
+        lambda *given: relative_attention.AttendNatively.apply(*given, p),
+        lambda *given: plain_attention(*given, keep.view(n, length, length)),
+        [*(torch.randn(n, length, d) for _ in range(3)), torch.randn(d, 2 * length - 1)],
+    )
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+def test_large_logits_neither_overflow_nor_vanish() -> None:
+    q, k, v = (torch.randn(2, 50, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    q, k = 30 * q, 30 * k
+    assert_close(
+        relative_attention.attention(q, k, v, None, 0.0), plain_attention(*(t.double() for t in (q, k, v))), 1e-3
+    )
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize(("heads", "frames", "n"), [(1, 1, 2), (2, 3, 25), (4, 2, 484)])
+def test_linear_attention(heads: int, frames: int, n: int, threads: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(heads, 8, frames, n) for _ in range(3))
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.permute(0, 2, 3, 1) for x in (q, k, v))  # (heads, frames, n, 8)
+        scores = q @ k.mT
+        weights = 1 + scores + scores.square() / 2
+        return (weights @ v / weights.sum(-1, keepdim=True)).permute(0, 3, 1, 2)
+
+    assert_same_with_gradients(TaylorAttention.apply, plain, [q * 8**-0.5, k, v])
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize(("batch", "time", "half"), [(2, 1, 16), (1, 2, 32), (3, 64, 16), (2, 65, 48), (1, 200, 16)])
+def test_convolution_and_gate(batch: int, time: int, half: int, threads: int) -> None:
+    torch.manual_seed(0)
+    conv = DepthwiseConv(2 * half, 3)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        return torch.func.functional_call(_Gated(conv), {"conv.weight": weight, "conv.bias": bias}, (x,))
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.glu(F.conv1d(x.mT, weight, bias, padding=1, groups=2 * half).mT, dim=2)
+
+    inputs = [torch.randn(batch, time, 2 * half), conv.weight.detach(), conv.bias.detach()]
+    assert_same_with_gradients(ours, plain, inputs)
+
+
+class _Gated(nn.Module):
+    def __init__(self, conv: DepthwiseConv) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_glu(self.conv, x)
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+def test_nans_stay() -> None:
+    """A network with broken weights must be found out, not answer with numbers."""
+    q, k, v = (torch.randn(2, 20, 16) for _ in range(3))
+    broken = k.clone()
+    broken[0, 3, 5] = torch.nan
+    y = relative_attention.attention(q, broken, v, None, 0.0)
+    assert y[0].isnan().all() and not y[1].isnan().any()
+    pixels = torch.randn(3, 2, 8, 3, 20)
+    pixels[1, 0, 2, 1, 4] = torch.nan
+    y = TaylorAttention.apply(*pixels)
+    assert y[0, :, 1].isnan().all() and not y[1].isnan().any()
+    conv, x = DepthwiseConv(32, 3), torch.randn(1, 10, 32)
+    x[0, 5, 3] = torch.nan
+    assert conv_glu(conv, x)[0, 4:7, 3].isnan().all()
+
+
+@needs_kernels
+def test_a_model_with_and_without_kernels(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = create_model("dolphin", layer_scale_init=0.1, dropout=0.0, visual_dropout=0.0).train()
+    mixture, lips, voice = torch.randn(1, 6_400), torch.randn(1, 10, 88, 88), torch.randn(1, 1, 6_400)
+
+    def step() -> tuple[Tensor, dict[str, Tensor]]:
+        model.zero_grad()
+        y = model(mixture, lips)
+        negative_si_snr(y, voice).backward()
+        return y.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    y, grads = step()
+    monkeypatch.setenv("LIPSEP_NATIVE", "0")
+    native._library.cache_clear()
+    assert not native.takes(mixture) and "LIPSEP_NATIVE=0" in native.status()
+    expected, expected_grads = step()
+    assert_close(y, expected, 1e-4)
+    ours, theirs = (torch.cat([g[name].flatten() for name in expected_grads]) for g in (grads, expected_grads))
+    assert F.cosine_similarity(ours, theirs, dim=0) > 0.9999
+
+
+@needs_kernels
+def test_programs_that_count_operators_see_all_of_them() -> None:
+    attention = relative_attention.RelativeAttention(32, 2, 1.0, 0.0)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        attention(torch.randn(1, 10, 32), torch.randn(8, 16))
+    linear, products = 4 * 10 * 32 * 32, 2 * 10 * 10 * 16 * 2
+    assert counter.get_total_flops() // 2 >= linear + products
+
+
+@needs_kernels
+def test_other_precisions_are_left_to_pytorch() -> None:
+    x = torch.randn(3)
+    assert native.takes(x, None, nn.Parameter(x))
+    assert not native.takes(x, x.double()) and not native.takes(x.half()) and not native.takes(x.to("meta"))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "word"),
+    [("", "no C++ compiler was found"), ("/nowhere/c++", "No such file"), ("false", "could not compile")],
+)
+def test_without_a_working_compiler_pytorch_works_alone(
+    compiler: str, word: str, fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if compiler:
+        monkeypatch.setenv("CXX", compiler)
+    else:
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path))
+    assert not native.takes(torch.zeros(1))
+    assert word in native.status() and "\n" not in native.status()
+    y = relative_attention.attention(*torch.randn(3, 2, 5, 16), None, 0.0)
+    assert y.shape == (2, 5, 16)
+    assert not list(os.scandir(tmp_path / "lipsep")) if compiler else True

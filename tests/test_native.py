@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
@@ -19,7 +20,9 @@ from lipsep.losses import negative_si_snr
 from lipsep.models import create_model
 from lipsep.models.layers import relative_attention
 from lipsep.models.layers.channels_last import DepthwiseConv
-from lipsep.models.layers.conv_glu import conv_glu
+from lipsep.models.layers.conv_glu import ConvGLU, conv_glu
+from lipsep.models.layers.heat import HeatDiffusion, diffuse
+from lipsep.models.layers.heat_ends import HeatAndGate, ReleaseHeat
 
 needs_kernels = pytest.mark.skipif(not native.takes(), reason=native.status())
 
@@ -145,31 +148,66 @@ def test_linear_attention(heads: int, frames: int, n: int, threads: int) -> None
     assert_same_with_gradients(TaylorAttention.apply, plain, [q * 8**-0.5, k, v])
 
 
+SHAPES = [(2, 1), (1, 2), (3, 32), (2, 33), (1, 100)]  # batch, time; kernels work on 32 steps together
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv1d(x.mT, weight, bias, padding=1, groups=len(weight)).mT
+
+
 @needs_kernels
 @pytest.mark.usefixtures("vectors")
-@pytest.mark.parametrize(("batch", "time", "half"), [(2, 1, 16), (1, 2, 32), (3, 64, 16), (2, 65, 48), (1, 200, 16)])
-def test_convolution_and_gate(batch: int, time: int, half: int, threads: int) -> None:
+@pytest.mark.parametrize(("batch", "time"), SHAPES)
+def test_convolution_and_gate(batch: int, time: int, threads: int) -> None:
     torch.manual_seed(0)
-    conv = DepthwiseConv(2 * half, 3)
-
-    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
-        return torch.func.functional_call(_Gated(conv), {"conv.weight": weight, "conv.bias": bias}, (x,))
-
-    def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.glu(F.conv1d(x.mT, weight, bias, padding=1, groups=2 * half).mT, dim=2)
-
-    inputs = [torch.randn(batch, time, 2 * half), conv.weight.detach(), conv.bias.detach()]
-    assert_same_with_gradients(ours, plain, inputs)
+    conv = DepthwiseConv(96, 3)
+    assert_same_with_gradients(
+        ConvGLU.apply,
+        lambda x, weight, bias: F.glu(depthwise(x, weight, bias), dim=2),
+        [torch.randn(batch, time, 96), conv.weight.detach(), conv.bias.detach()],
+    )
+    x = torch.randn(batch, time, 96)
+    assert_close(conv_glu(conv, x), F.glu(depthwise(x, conv.weight, conv.bias), dim=2))
 
 
-class _Gated(nn.Module):
-    def __init__(self, conv: DepthwiseConv) -> None:
-        super().__init__()
-        self.conv = conv
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize(("batch", "time"), SHAPES)
+def test_before_and_behind_heat_diffusion(batch: int, time: int, threads: int) -> None:
+    torch.manual_seed(0)
+    operator = HeatDiffusion(64, as_published=False)
+    x, gate = torch.randn(2, batch, time, 64)
+    first, second, last = (
+        [conv.weight.detach(), conv.bias.detach()] for conv in (operator.conv_in, operator.project, operator.conv_out)
+    )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return conv_glu(self.conv, x)
+    def plain_heat_and_gate(x: Tensor, *filters: Tensor) -> Tensor:
+        return depthwise(depthwise(x, *filters[:2]).repeat_interleave(2, dim=-1), *filters[2:])
+
+    def plain_release(heat: Tensor, gate: Tensor, gain: Tensor, offset: Tensor, *filters: Tensor) -> Tensor:
+        return depthwise(F.layer_norm(heat, (64,), gain, offset) * F.silu(gate), *filters)
+
+    assert_same_with_gradients(
+        lambda *given: torch.cat(HeatAndGate.apply(*given), dim=-1), plain_heat_and_gate, [x, *first, *second]
+    )
+    assert_same_with_gradients(ReleaseHeat.apply, plain_release, [x, gate, torch.rand(64), torch.randn(64), *last])
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize(("batch", "time"), [(2, 1), (1, 2), (3, 9), (2, 64), (1, 101)])
+def test_heat_diffusion_by_fft(batch: int, time: int, threads: int) -> None:
+    """Also channels whose k is 0, negative (training may get there), or so large that all heat is spread evenly."""
+    torch.manual_seed(0)
+    k = torch.cat([torch.tensor([0.0, -0.01, 1e4]), torch.empty(13).uniform_(0.01, 2)])
+
+    def plain(x: Tensor, k: Tensor) -> Tensor:
+        n, t = torch.arange(time, dtype=torch.float64)[:, None], torch.arange(time, dtype=torch.float64)
+        cosines = torch.cos(n * (2 * t + 1) * (math.pi / (2 * time))) * math.sqrt(2 / time)
+        cosines[0] /= math.sqrt(2)
+        return cosines.mT @ (torch.exp(-k * (math.pi * n / time).square()) * (cosines @ x))
+
+    assert_same_with_gradients(diffuse, plain, [torch.randn(batch, time, 16), k])
 
 
 @needs_kernels
@@ -188,6 +226,10 @@ def test_nans_stay() -> None:
     conv, x = DepthwiseConv(32, 3), torch.randn(1, 10, 32)
     x[0, 5, 3] = torch.nan
     assert conv_glu(conv, x)[0, 4:7, 3].isnan().all()
+    operator, x = HeatDiffusion(32, as_published=False), torch.randn(2, 10, 32)
+    x[0, 5, 3] = torch.nan
+    y = operator(x)
+    assert y[0].isnan().any() and not y[1].isnan().any()
 
 
 @needs_kernels

@@ -25,6 +25,19 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 
 INLINE vec load(const float *x) { return *(const loose *)x; }
 INLINE void store(float *x, vec y) { *(loose *)x = y; }
+/* The same of the first `left` lanes alone, the others zeros. */
+INLINE vec load_some(const float *x, int64_t left) {
+    if (left >= LANES) return load(x);
+    float some[LANES] = {};
+    memcpy(some, x, sizeof(float) * left);
+    return load(some);
+}
+INLINE void store_some(float *x, vec y, int64_t left) {
+    if (left >= LANES) return store(x, y);
+    float some[LANES];
+    store(some, y);
+    memcpy(x, some, sizeof(float) * left);
+}
 INLINE vec all(float x) { return x - vec{}; }
 
 INLINE float sum_of(vec x) {

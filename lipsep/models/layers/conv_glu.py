@@ -17,11 +17,11 @@ def conv_glu(conv: DepthwiseConv, x: Tensor) -> Tensor:
     channels, _, kernel = conv.weight.shape
     fitting = kernel == 3 and conv.stride == 1 and conv.bias is not None and channels % (2 * native.MULTIPLE) == 0
     if fitting and native.takes(x, conv.weight, conv.bias):
-        return _ConvGLU.apply(x.contiguous(), conv.weight, conv.bias)
+        return ConvGLU.apply(x.contiguous(), conv.weight, conv.bias)
     return F.glu(conv(x), dim=2)
 
 
-class _ConvGLU(torch.autograd.Function):
+class ConvGLU(torch.autograd.Function):
     """By native/conv_glu.cpp; only the input is kept."""
 
     @staticmethod

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep import native
 from lipsep.layers.precision import full_precision
-from lipsep.models.layers.channels_last import DepthwiseConv, as_picture, as_sequence, duplicate_channels
+from lipsep.models.layers.channels_last import DepthwiseConv, as_picture, as_sequence
+from lipsep.models.layers.heat_ends import heat_and_gate, release_heat
 
 KERNEL_REACHES = (8, 10, 13, 16, 24, 32)
 """Steps to either side that the kernels may cover; the shortest that loses no channel is taken."""
@@ -59,8 +61,8 @@ class HeatDiffusion(nn.Module):
         self.kernels = short_kernels(self.k.detach(), reach)[0][:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        heat, gate = self.project(duplicate_channels(self.conv_in(x))).chunk(2, dim=-1)
-        return self.conv_out(self.norm(self.diffuse(heat)) * F.silu(gate))
+        heat, gate = heat_and_gate(self.conv_in, self.project, x)
+        return release_heat(self.norm, self.conv_out, self.diffuse(heat), gate)
 
     def diffuse(self, x: Tensor) -> Tensor:
         """Each channel diffuses, by its kernel or by FFT: (B, T, C) -> (B, T, C)."""
@@ -207,6 +209,12 @@ class _Diffuse(torch.autograd.Function):
         spectrum, k = ctx.saved_tensors
         time = ctx.time
         grad_spectrum = _spectrum(grad)
+        if native.takes(grad, k):
+            filtered, grad_k = torch.empty_like(spectrum), torch.empty_like(k)
+            pairs = [torch.view_as_real(s) for s in (spectrum, grad_spectrum, filtered)]
+            sizes = len(grad), len(k), pairs[0][0, 0].numel(), time
+            native.run("heat_filter_backward", *pairs[:2], k, _tables(time), pairs[2], grad_k, *sizes)
+            return _samples(filtered, time), grad_k
         grad_x = _filtered(grad_spectrum, k, time) if ctx.needs_input_grad[0] else None
         grad_k = None
         if ctx.needs_input_grad[1]:
@@ -229,12 +237,23 @@ def _spectrum(x: Tensor) -> Tensor:
 
 def _filtered(spectrum: Tensor, k: Tensor, time: int) -> Tensor:
     """Apply the gains and return to samples: (B, C, T // 2 + 1) complex -> (B, T, C)."""
-    _, inverse, squares_low, squares_high, _, turn = _grid(time, k.dtype, k.device)
+    if native.takes(k):
+        filtered = torch.empty_like(spectrum)
+        pairs = [torch.view_as_real(s) for s in (spectrum, filtered)]
+        native.run("heat_filter", pairs[0], k, _tables(time), pairs[1], len(spectrum), len(k), pairs[0][0, 0].numel())
+        return _samples(filtered, time)
+    _, _, squares_low, squares_high, _, turn = _grid(time, k.dtype, k.device)
     low = torch.exp(-k[:, None] * squares_low)  # (C, T // 2 + 1)
     high = torch.exp(-k[:, None] * squares_high)
     turned = (turn * spectrum).conj().resolve_conj()
     filtered = _times(spectrum, (low + high) / 2) + _times(turned, (low - high) / 2)
-    v = torch.fft.irfft(torch.view_as_complex(filtered), n=time)
+    return _samples(torch.view_as_complex(filtered), time)
+
+
+def _samples(spectrum: Tensor, time: int) -> Tensor:
+    """The inverse of `_spectrum`: (B, C, T // 2 + 1) complex -> (B, T, C)."""
+    _, inverse, *_ = _grid(time, spectrum.dtype.to_real(), spectrum.device)
+    v = torch.fft.irfft(spectrum, n=time)
     return v.transpose(1, 2).contiguous().index_select(1, inverse)
 
 
@@ -257,3 +276,20 @@ def _grid(time: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, 
         half_turn = torch.polar(torch.ones_like(n), n * (-math.pi / (2 * time)))
         turns = (half_turn.to(dtype.to_complex()), half_turn.square().to(dtype.to_complex()))
         return order, inverse, low, high, *turns
+
+
+@lru_cache(maxsize=32)
+def _tables(time: int) -> Tensor:
+    """What native/heat.cpp looks up for the orders n = 0 ... T // 2, a pair of numbers for each: (6, padded)."""
+    with torch.inference_mode(False):
+        n = torch.arange(time // 2 + 1, dtype=torch.float64)
+        mirror = torch.where(n == 0, n, time - n)
+        angles = n * (math.pi / time)
+        squares = torch.stack([angles, mirror * (math.pi / time)], 1).square()
+        once = squares.clone()
+        once[2 * n == time, 1] = 0.0  # order T / 2 stands in both columns: count it once
+        rows = [squares]
+        for a in (angles, angles / 2):
+            rows += [torch.stack([a.cos(), a.cos()], 1), torch.stack([a.sin(), -a.sin()], 1)]
+        table = torch.stack([row.flatten() for row in (*rows, once)]).float()
+        return F.pad(table, (0, -table.shape[1] % native.MULTIPLE))

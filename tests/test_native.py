@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lipsep import native
-from lipsep.encoders.dp_lipcoder import TaylorAttention
+from lipsep.encoders.dp_lipcoder import Stem, TaylorAttention
 from lipsep.losses import negative_si_snr
 from lipsep.models import create_model
 from lipsep.models.layers import relative_attention
@@ -97,6 +97,7 @@ def plain_attention(
 def test_attention(n: int, length: int, d: int, with_positions: bool, threads: int) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(n, length, d) for _ in range(3)]
+    inputs[0] *= d**-0.5
     if with_positions:
         inputs.append(torch.randn(d, 2 * length - 1))
 
@@ -148,6 +149,21 @@ def test_linear_attention(heads: int, frames: int, n: int, threads: int) -> None
     assert_same_with_gradients(TaylorAttention.apply, plain, [q * 8**-0.5, k, v])
 
 
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize(("batch", "frames", "size", "channels"), [(1, 1, 5, 4), (2, 9, 20, 3), (1, 2, 50, 16)])
+def test_stem(batch: int, frames: int, size: int, channels: int, threads: int) -> None:
+    torch.manual_seed(0)
+    lips, weight = torch.randn(batch, frames, size, size), torch.randn(2 * channels, 1, 7, 7, 7)
+
+    def plain(weight: Tensor, bias: Tensor) -> Tensor:
+        y = F.conv3d(lips[:, None].double(), weight, bias, padding=3).unflatten(1, (2, -1))
+        return y.permute(1, 0, 3, 4, 5, 2)  # (2, B, F, S, S, C)
+
+    bias = torch.randn(2 * channels)
+    assert_same_with_gradients(lambda *given: Stem.apply(lips, *given, 2), plain, [weight, bias])
+
+
 SHAPES = [(2, 1), (1, 2), (3, 32), (2, 33), (1, 100)]  # batch, time; kernels work on 32 steps together
 
 
@@ -191,6 +207,19 @@ def test_before_and_behind_heat_diffusion(batch: int, time: int, threads: int) -
         lambda *given: torch.cat(HeatAndGate.apply(*given), dim=-1), plain_heat_and_gate, [x, *first, *second]
     )
     assert_same_with_gradients(ReleaseHeat.apply, plain_release, [x, gate, torch.rand(64), torch.randn(64), *last])
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+def test_gates_may_be_as_open_or_closed_as_they_like() -> None:
+    gate = torch.tensor([-1e30, -1e4, -200, -100, -88, -87, -80, 0, 80, 87, 88, 89, 100, 200, 1e4, 1e30])
+    conv, x = DepthwiseConv(32, 3), torch.ones(1, 4, 32)
+    x[..., 16:] = gate
+    conv.weight.data.fill_(0.0)
+    conv.weight.data[:, 0, 1] = 1.0
+    conv.bias.data.fill_(0.0)
+    expected = gate.double().sigmoid().expand(1, 4, 16)
+    assert_close(conv_glu(conv, x).detach(), expected, 3e-7)
 
 
 @needs_kernels

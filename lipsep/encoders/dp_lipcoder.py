@@ -54,16 +54,53 @@ class StemConv(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
 
 
+STEM_KERNEL = 7
+
+
 def stem_convolution(lips: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A convolution over frames, rows and columns that keeps the size; the k frames become input channels of a 2-D one.
 
+    The products of the first and of the last frames are added up apart: sums of 343 at once were the largest source of
+    rounding in the whole network.
+
     Shape: lips (B, F, H, W), weight (C, 1, k, k, k), bias (C,) -> (B, F, H, W, C).
     """
-    kernel = weight.shape[-1]
-    reach = kernel // 2
-    frames = F.pad(lips, (0, 0, 0, 0, reach, reach)).unfold(1, kernel, 1)  # (B, F, H, W, k)
-    frames = frames.contiguous().flatten(0, 1).movedim(-1, 1)  # (B * F, k, H, W), channels-last in memory
-    return F.conv2d(frames, weight[:, 0], bias, padding=reach).movedim(1, -1).unflatten(0, lips.shape[:2])
+    reach, half = weight.shape[-1] // 2, weight.shape[-1] // 2 + 1
+    frames, weight = _frames_around(lips, weight.shape[-1]), weight[:, 0]
+    y = F.conv2d(frames[:, :half], weight[:, :half], bias, padding=reach)
+    y = y + F.conv2d(frames[:, half:], weight[:, half:], padding=reach)
+    return y.movedim(1, -1).unflatten(0, lips.shape[:2])
+
+
+def _frames_around(lips: Tensor, kernel: int) -> Tensor:
+    """Each picture with its neighbours as channels: (B, F, H, W) -> (B * F, k, H, W), channels-last in memory."""
+    frames = F.pad(lips, (0, 0, 0, 0, kernel // 2, kernel // 2)).unfold(1, kernel, 1)  # (B, F, H, W, k)
+    return frames.contiguous().flatten(0, 1).movedim(-1, 1)
+
+
+class Stem(torch.autograd.Function):
+    """`stem_convolution` by native/stem.cpp, each of `n_paths` shares of the channels by itself.
+
+    Shape: lips (B, F, S, S), weight (C, 1, 7, 7, 7), bias (C,) -> (n_paths, B, F, S, S, C / n_paths).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, lips: Tensor, weight: Tensor, bias: Tensor, n_paths: int) -> Tensor:
+        channels = len(weight) // n_paths
+        y = lips.new_empty(n_paths, *lips.shape, channels)
+        native.run("stem", lips, weight, bias, y, *lips.shape[:3], len(weight), channels)
+        ctx.save_for_backward(lips, weight)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        lips, weight = ctx.saved_tensors
+        grad = grad.movedim(0, 4).flatten(4).flatten(0, 1).movedim(-1, 1)  # (B * F, C, S, S)
+        frames, reach = _frames_around(lips, STEM_KERNEL), [STEM_KERNEL // 2] * 2
+        _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad, frames, weight[:, 0], [len(weight)], [1, 1], reach, [1, 1], False, [0, 0], 1, [False, True, True]
+        )
+        return None, grad_weight.unsqueeze(1), grad_bias, None
 
 
 class Conv3d(nn.Module):
@@ -353,7 +390,7 @@ class LipPath(nn.Module):
     def __init__(self, layers: tuple[str, ...], init_channels: int, max_channels: int, gate_bias: float) -> None:
         super().__init__()
         channels = widths(layers, init_channels, max_channels)
-        self.conv_in = StemConv(channels[0], 7)
+        self.conv_in = StemConv(channels[0], STEM_KERNEL)
         self.layers = build_layers(layers, channels, gate_bias)
         self.norm = nn.LayerNorm(channels[-1])
 
@@ -467,6 +504,9 @@ class DPLipCoder(VideoEncoder):
         """The first convolution of each path, all at once, since they see the same pictures: (B, F, S, S, C) each."""
         stems = [path.conv_in for path in paths]
         weight, bias = torch.cat([stem.weight for stem in stems]), torch.cat([stem.bias for stem in stems])
+        square = lips.shape[2] == lips.shape[3] and not lips.requires_grad
+        if square and weight.shape[-1] == STEM_KERNEL and native.takes(lips, weight, bias):
+            return list(Stem.apply(lips.contiguous(), weight, bias, len(paths)))
         return [x.contiguous() for x in stem_convolution(lips, weight, bias).chunk(len(paths), dim=-1)]
 
 

@@ -6,7 +6,10 @@
 
 #include "vectors.h"
 
-enum { WIDE = 2 * LANES }; /* columns of a panel */
+enum {
+    WIDE = 2 * LANES, /* columns of a panel */
+    ADDED_UP = 32     /* values in one sum; sums of sums keep what is small beside a long sum */
+};
 
 struct Sizes {
     int64_t length, d;
@@ -130,11 +133,16 @@ static void attend_head(const Sizes &s, const Dropped &dropped, int64_t head, co
         weigh(s, some, start, key_panels, weights, by_distance, inverse);
         drop(s, dropped, head, start, weights, &next);
         vec sums[ROWS][VECTORS] = {};
-        for (int64_t j = 0; j < s.length; j++)
-            for (int i = 0; i < VECTORS; i++) {
-                vec row = load(value_rows + (j * VECTORS + i) * LANES);
-                for (int r = 0; r < ROWS; r++) sums[r][i] += weights[r * s.columns + j] * row;
-            }
+        for (int64_t first = 0; first < s.length; first += ADDED_UP) {
+            vec some_sums[ROWS][VECTORS] = {};
+            for (int64_t j = first; j < s.length && j < first + ADDED_UP; j++)
+                for (int i = 0; i < VECTORS; i++) {
+                    vec row = load(value_rows + (j * VECTORS + i) * LANES);
+                    for (int r = 0; r < ROWS; r++) some_sums[r][i] += weights[r * s.columns + j] * row;
+                }
+            for (int r = 0; r < ROWS; r++)
+                for (int i = 0; i < VECTORS; i++) sums[r][i] += some_sums[r][i];
+        }
         for (int r = 0; r < ROWS && start + r < s.length; r++)
             for (int64_t e = 0; e < s.d; e++)
                 y[(start + r) * s.d + e] = sums[r][e / LANES][e % LANES] * (inverse[r] * dropped.factor);

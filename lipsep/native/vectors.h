@@ -52,26 +52,24 @@ INLINE float greatest_of(vec x) {
     return most;
 }
 
-/* e^x to one or two units in the last place; below -87 as at -87. */
+/* e^x to one or two units in the last place; below -87 as at -87, above 88 as at 88. */
 INLINE vec exponential(vec x) {
     const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to whole numbers, which then are the lowest bits */
-    vec z = x * 1.44269504f;
-    z = z < -126.0f ? all(-126.0f) : z;
-    vec whole = z + shift, f = z - (whole - shift); /* f from -0.5 to 0.5 */
-    vec power = all(1.5403530e-4f);                 /* 2^f by its series */
-    power = power * f + 1.3333558e-3f;
-    power = power * f + 9.6181291e-3f;
-    power = power * f + 5.5504109e-2f;
-    power = power * f + 2.4022651e-1f;
-    power = power * f + 6.9314718e-1f;
-    power = power * f + 1.0f;
-    return (vec)((ivec)power + ((ivec)whole << 23));
+    x = x < -87.0f ? all(-87.0f) : x;
+    x = x > 88.0f ? all(88.0f) : x;
+    vec shifted = x * 1.44269504f + shift, whole = shifted - shift;
+    vec f = x - whole * 0.693359375f + whole * 2.12194440e-4f; /* x less whole * log(2), in two steps: -0.35 to 0.35 */
+    vec power = all(1.9875692e-4f);                            /* e^f = 1 + f + f^2 (1 / 2 + ...) */
+    power = power * f + 1.3981999e-3f;
+    power = power * f + 8.3334519e-3f;
+    power = power * f + 4.1665796e-2f;
+    power = power * f + 1.6666665e-1f;
+    power = power * f + 5.0e-1f;
+    power = power * (f * f) + f + 1.0f;
+    return (vec)((ivec)power + ((ivec)shifted << 23)); /* times 2^whole */
 }
 
-INLINE vec sigmoid(vec x) {
-    x = x > 80.0f ? all(80.0f) : x;
-    return 1.0f / (1.0f + exponential(-x));
-}
+INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
 
 INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 

@@ -12,14 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from lipsep import native
 from lipsep.encoders.dp_lipcoder import Stem, TaylorAttention
+from lipsep.layers.prelu import PReLU
 from lipsep.losses import negative_si_snr
 from lipsep.models import create_model
-from lipsep.models.layers import relative_attention
-from lipsep.models.layers.channels_last import DepthwiseConv
+from lipsep.models.layers import fused_norm, relative_attention
+from lipsep.models.layers.afrcnn import AFRCNN, Adapt
+from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm
 from lipsep.models.layers.conv_glu import ConvGLU, conv_glu
 from lipsep.models.layers.heat import HeatDiffusion, diffuse
 from lipsep.models.layers.heat_ends import HeatAndGate, ReleaseHeat
@@ -255,6 +258,11 @@ def test_nans_stay() -> None:
     conv, x = DepthwiseConv(32, 3), torch.randn(1, 10, 32)
     x[0, 5, 3] = torch.nan
     assert conv_glu(conv, x)[0, 4:7, 3].isnan().all()
+    x = torch.randn(2, 10, 32)
+    x[0, 5, 3] = torch.nan
+    (y,) = fused_norm.convolve_and_normalise(x, (DepthwiseConv(32, 5), GlobalNorm(32, 1e-8)))
+    assert y[0].isnan().all() and not y[1].isnan().any()
+    assert fused_norm.normalise(x, GlobalNorm(32, 1e-8), PReLU())[0].isnan().all()
     operator, x = HeatDiffusion(32, as_published=False), torch.randn(2, 10, 32)
     x[0, 5, 3] = torch.nan
     y = operator(x)
@@ -318,3 +326,99 @@ def test_without_a_working_compiler_pytorch_works_alone(
     y = relative_attention.attention(*torch.randn(3, 2, 5, 16), None, 0.0)
     assert y.shape == (2, 5, 16)
     assert not list(os.scandir(tmp_path / "lipsep")) if compiler else True
+
+
+# --- Global norms -----------------------------------------------------------------------------------------------------
+
+LENGTHS = [(1, 1), (3, 9), (2, 64), (1, 133)]
+"""Recordings and their steps: shorter than a filter reaches, whole pieces, pieces and a rest."""
+
+
+def assert_layers_close(function, layers: list[nn.Module], x: Tensor) -> None:
+    """What `function` makes of x, and the gradients by x and the layers' parameters: in 32 bits as in 64."""
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    with torch.no_grad():
+        for parameter in parameters:
+            if parameter.numel() > 1:
+                parameter.uniform_(-1.5, 1.5)
+    results, directions = [], None
+    for dtype in (torch.float32, torch.float64):
+        for layer in layers:
+            layer.to(dtype)
+        inputs = x.to(dtype).requires_grad_()
+        found = function(inputs)
+        directions = directions or [torch.randn_like(y) for y in found]
+        total = sum((y * direction.to(dtype)).sum() for y, direction in zip(found, directions, strict=True))
+        results.append([*found, *torch.autograd.grad(total, [inputs, *parameters])])
+    for found, expected in zip(*results, strict=True):
+        assert_close(found, expected, 2e-5)
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5, None])
+@pytest.mark.parametrize(("batch", "time"), LENGTHS)
+def test_global_norm_and_prelu(batch: int, time: int, slope: float | None, threads: int) -> None:
+    torch.manual_seed(0)
+    norm, act = GlobalNorm(48, eps=1e-8), nn.Identity()
+    if slope is not None:
+        act = PReLU()
+        act.load_state_dict({"weight": torch.tensor([slope])})
+    x = torch.randn(batch, time, 48) * 3 + 20 * torch.randn(batch, 1, 1)
+    assert "NormPReLU" in fused_norm.normalise(x, norm, act).grad_fn.name()
+    assert_layers_close(lambda x: [fused_norm.normalise(x, norm, act)], [norm, act], x)
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize(("batch", "time"), LENGTHS)
+def test_gain_and_prelu(batch: int, time: int, threads: int) -> None:
+    torch.manual_seed(0)
+    adapt = Adapt(48)
+    assert_layers_close(lambda x: [adapt(x)], [adapt], torch.randn(batch, time, 48))
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("batch", "time"), LENGTHS)
+def test_convolutions_of_one_sequence_and_their_norms(batch: int, time: int, stride: int, threads: int) -> None:
+    torch.manual_seed(0)
+    layers = [(DepthwiseConv(48, 5, stride), GlobalNorm(48, eps=1e-5)) for _ in range(2)]
+    flat = [layer for pair in layers for layer in pair]
+    assert_layers_close(lambda x: fused_norm.convolve_and_normalise(x, *layers), flat, torch.randn(batch, time, 48))
+
+
+@needs_kernels
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_block_trains_as_without_kernels(fresh: None, recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    block, x = AFRCNN(16, 32, 16, 4), torch.randn(2, 51, 16)
+
+    def run() -> list[Tensor]:
+        inputs = x.clone().requires_grad_()
+        y = checkpoint(block, inputs, use_reentrant=False) if recompute else block(inputs)
+        return [y, *torch.autograd.grad(y.square().sum() + y.sum(), [inputs, *block.parameters()])]
+
+    found = run()
+    monkeypatch.setenv("LIPSEP_NATIVE", "0")
+    native._library.cache_clear()
+    for ours, expected in zip(found, run(), strict=True):
+        assert_close(ours, expected, 1e-4)
+
+
+@needs_kernels
+def test_half_precision_is_left_to_pytorch_and_gradients_of_gradients_are_refused() -> None:
+    torch.manual_seed(0)
+    block, x = AFRCNN(16, 32, 16, 3), torch.randn(2, 24, 16)
+    expected = block(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = block(x)
+    found.float().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
+    assert (found - expected).norm() < 0.05 * expected.norm()
+    inputs = torch.randn(2, 5, 16, requires_grad=True)
+    y = fused_norm.normalise(inputs, GlobalNorm(16, 1e-8), PReLU())
+    (grad,) = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

@@ -19,6 +19,7 @@ from lipsep.layers.packed_linear import PackedLinear, linear, packed_matrix
 from lipsep.layers.picture_conv import onednn_takes
 from lipsep.layers.prelu import PReLU
 from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, stretch_to, unstretch_to
+from lipsep.models.layers.fused_norm import adapt, convolve_and_normalise, normalise
 
 Shares = Sequence[Tensor]
 """The weights of each part, as they are or packed."""
@@ -96,7 +97,7 @@ class StretchedLinear(PackedLinear):
     def pack(self) -> None:
         """Pack the weights, and their transposes for the backward pass, for training passes until `unpack`."""
         if _trains_on_onednn(self.weight):
-            shares = self.weight.detach().split(self.sizes, dim=1)
+            shares = [share.contiguous() for share in self.weight.detach().split(self.sizes, dim=1)]  # turned sooner
             self._packed = [packed_matrix(w) for w in shares], [packed_matrix(w.t()) for w in shares]
 
     def unpack(self) -> None:
@@ -138,7 +139,7 @@ class PointwiseNorm(nn.Module):
         self.act = PReLU() if act else nn.Identity()
 
     def forward(self, *parts: Tensor, length: int) -> Tensor:
-        return self.act(self.norm(self.linear(parts, length)))
+        return normalise(self.linear(parts, length), self.norm, self.act)
 
 
 class DepthwiseNorm(nn.Module):
@@ -150,7 +151,7 @@ class DepthwiseNorm(nn.Module):
         self.norm = BatchNorm(channels) if batch_norm else GlobalNorm(channels, eps=1e-8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+        return convolve_and_normalise(x, (self.conv, self.norm))[0]
 
 
 class AFRCNN(nn.Module):
@@ -176,13 +177,14 @@ class AFRCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         time = x.shape[1]
-        maps = [self.scales[0](self.expand(x, length=time))]  # (B, T, hidden)
-        for scale in self.scales[1:]:
-            maps.append(scale(maps[-1]))  # (B, T / 2^i, hidden)
+        maps, finer = [self.scales[0](self.expand(x, length=time))], [()]  # (B, T, hidden)
+        for scale, lower in zip(self.scales[1:], self.lower, strict=True):
+            own, heard = convolve_and_normalise(maps[-1], (scale.conv, scale.norm), (lower.conv, lower.norm))
+            maps.append(own)  # (B, T / 2^i, hidden)
+            finer.append((heard,))
         merged = []
         for i, (merge, own) in enumerate(zip(self.merge, maps, strict=True)):
-            finer = [self.lower[i - 1](maps[i - 1])] if i else []
-            merged.append(merge(*finer, own, *maps[i + 1 : i + 2], length=own.shape[1]))
+            merged.append(merge(*finer[i], own, *maps[i + 1 : i + 2], length=own.shape[1]))
         return self.contract([self.gather(*merged, length=time)], time)  # (B, T, c_out)
 
 
@@ -194,6 +196,9 @@ class Adapt(nn.Sequential):
 
     def __init__(self, channels: int) -> None:
         super().__init__(DepthwiseConv(channels, 1), PReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return adapt(x, *self)
 
 
 def published_afrcnn_key(

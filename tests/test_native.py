@@ -17,13 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lipsep import native
 from lipsep.encoders.dp_lipcoder import Stem, TaylorAttention
+from lipsep.layers.attention import AttendNatively, scaled_attention
 from lipsep.layers.prelu import PReLU
 from lipsep.losses import negative_si_snr
 from lipsep.models import create_model
-from lipsep.models.layers import fused_norm, relative_attention
+from lipsep.models.layers import fused_norm, relative_attention, stretching
 from lipsep.models.layers.afrcnn import AFRCNN, Adapt
-from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm
+from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to, unstretch_to
 from lipsep.models.layers.conv_glu import ConvGLU, conv_glu
+from lipsep.models.layers.dropout import Dropout
 from lipsep.models.layers.heat import HeatDiffusion, diffuse
 from lipsep.models.layers.heat_ends import HeatAndGate, ReleaseHeat
 
@@ -105,25 +107,69 @@ def test_attention(n: int, length: int, d: int, with_positions: bool, threads: i
         inputs.append(torch.randn(d, 2 * length - 1))
 
     def ours(q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None = None) -> Tensor:
-        return relative_attention.AttendNatively.apply(q, k, v, distances, 0.0)
+        return AttendNatively.apply(q, k, v, distances, 0.0)
 
     assert_same_with_gradients(ours, plain_attention, inputs)
 
 
 @needs_kernels
 @pytest.mark.usefixtures("vectors")
-def test_attention_drops_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("queries", "keys", "d"), [(1, 5, 8), (9, 125, 32), (40, 3, 16)])
+def test_attention_to_another_number_of_keys(queries: int, keys: int, d: int, threads: int) -> None:
     torch.manual_seed(0)
-    n, length, d, p = 3, 41, 16, 0.3
-    dropped = relative_attention.draw_dropped(n * length**2, p, torch.device("cpu"))
-    monkeypatch.setattr(relative_attention, "draw_dropped", lambda *_: dropped)
-    keep = torch.full((n * length**2,), 1 / (1 - p), dtype=torch.float64)
-    keep[dropped] = 0.0
+    inputs = [torch.randn(2, 3, queries, d), *torch.randn(2, 2, 3, keys, d)]
+    assert_same_with_gradients(scaled_attention, F.scaled_dot_product_attention, inputs)
+
+
+def dropped_by(seed: int, p: float, shape: tuple[int, ...]) -> Tensor:
+    """What the kernels drop, as a float64 mask that holds 1 / (1 - p) for what they keep."""
+    ones, kept = torch.ones(shape), torch.empty(shape)
+    native.run("drop", ones, kept, ones.numel(), seed, p)
+    return kept.double()
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+def test_attention_and_gate_drop_the_same_forth_and_back(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    torch.manual_seed(0)
+    n, length, d, p, seed = 3, 41, 16, 0.3, 2**61 + 12345
+    monkeypatch.setattr(native, "draw_seed", lambda _: seed)
     assert_same_with_gradients(
-        lambda *given: relative_attention.AttendNatively.apply(*given, p),
-        lambda *given: plain_attention(*given, keep.view(n, length, length)),
+        lambda *given: AttendNatively.apply(*given, p),
+        lambda *given: plain_attention(*given, dropped_by(seed, p, (n, length, length))),
         [*(torch.randn(n, length, d) for _ in range(3)), torch.randn(d, 2 * length - 1)],
     )
+    conv = DepthwiseConv(64, 3)
+    assert_same_with_gradients(
+        lambda *given: ConvGLU.apply(*given, p),
+        lambda x, *filters: F.glu(depthwise(x, *filters), dim=2) * dropped_by(seed, p, (2, 70, 32)),
+        [torch.randn(2, 70, 64), conv.weight.detach(), conv.bias.detach()],
+    )
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize("p", [0.05, 0.5])
+def test_what_is_dropped_is_as_good_as_random(p: float) -> None:
+    side, tolerance = 1_000, 5e-3
+    first, second = (dropped_by(seed, p, (side, side)).eq(0).double() for seed in (1, 2))
+    assert abs(first.mean() - p) < tolerance and abs(second.mean() - p) < tolerance
+    assert (first.mean(0) - p).abs().max() < 6 * (p * (1 - p) / side) ** 0.5  # no column is dropped more often
+    assert (first.mean(1) - p).abs().max() < 6 * (p * (1 - p) / side) ** 0.5
+    pairs = [first[:, 1:] * first[:, :-1], first[1:] * first[:-1], first[:, 16:] * first[:, :-16], first * second]
+    assert all(abs(pair.mean() - p**2) < tolerance for pair in pairs)
+
+
+@needs_kernels
+def test_dropout_follows_the_seed_and_its_gradient_follows_dropout() -> None:
+    layer, x = Dropout(0.2), torch.ones(1_001, requires_grad=True)
+    torch.manual_seed(3)
+    y = layer(x)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach()) and set(y.tolist()) == {0.0, 1.25}
+    torch.manual_seed(3)
+    assert torch.equal(layer(x), y)
+    assert not torch.equal(layer(x), y)
 
 
 @needs_kernels
@@ -181,12 +227,12 @@ def test_convolution_and_gate(batch: int, time: int, threads: int) -> None:
     torch.manual_seed(0)
     conv = DepthwiseConv(96, 3)
     assert_same_with_gradients(
-        ConvGLU.apply,
+        lambda *given: ConvGLU.apply(*given, 0.0),
         lambda x, weight, bias: F.glu(depthwise(x, weight, bias), dim=2),
         [torch.randn(batch, time, 96), conv.weight.detach(), conv.bias.detach()],
     )
     x = torch.randn(batch, time, 96)
-    assert_close(conv_glu(conv, x), F.glu(depthwise(x, conv.weight, conv.bias), dim=2))
+    assert_close(conv_glu(conv, Dropout(0.0), x), F.glu(depthwise(x, conv.weight, conv.bias), dim=2))
 
 
 @needs_kernels
@@ -222,7 +268,7 @@ def test_gates_may_be_as_open_or_closed_as_they_like() -> None:
     conv.weight.data[:, 0, 1] = 1.0
     conv.bias.data.fill_(0.0)
     expected = gate.double().sigmoid().expand(1, 4, 16)
-    assert_close(conv_glu(conv, x).detach(), expected, 3e-7)
+    assert_close(conv_glu(conv, Dropout(0.0), x).detach(), expected, 3e-7)
 
 
 @needs_kernels
@@ -257,7 +303,7 @@ def test_nans_stay() -> None:
     assert y[0, :, 1].isnan().all() and not y[1].isnan().any()
     conv, x = DepthwiseConv(32, 3), torch.randn(1, 10, 32)
     x[0, 5, 3] = torch.nan
-    assert conv_glu(conv, x)[0, 4:7, 3].isnan().all()
+    assert conv_glu(conv, Dropout(0.0), x)[0, 4:7, 3].isnan().all()
     x = torch.randn(2, 10, 32)
     x[0, 5, 3] = torch.nan
     (y,) = fused_norm.convolve_and_normalise(x, (DepthwiseConv(32, 5), GlobalNorm(32, 1e-8)))
@@ -422,3 +468,20 @@ def test_half_precision_is_left_to_pytorch_and_gradients_of_gradients_are_refuse
     (grad,) = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
+
+
+@needs_kernels
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize("length", [1601, 1600, 7, 98])
+def test_sequences_stretched_and_added_and_the_transpose(length: int, threads: int) -> None:
+    torch.manual_seed(0)
+    lengths = [-(-length // 2**i) for i in range(1, 6)] + [-(-length // 49)]
+    y, x = torch.randn(2, 2, length, 16)
+    parts = [torch.randn(2, n, 16) for n in lengths]
+    expected = y.double()
+    for part in parts:
+        expected = expected + stretch_to(part.double(), length)
+    with torch.no_grad():
+        assert_close(stretching.add_stretched(y.clone(), parts), expected)
+    for n, found in zip([length, *lengths], stretching.unstretch_all(x, [length, *lengths]), strict=True):
+        assert_close(found, unstretch_to(x.double(), n))

@@ -26,6 +26,7 @@ from lipsep import native
 from lipsep.encoders.base import VideoEncoder, register_encoder
 from lipsep.encoders.vector_quantizer import Quantized, VectorQuantizer
 from lipsep.errors import ModelError
+from lipsep.layers.attention import scaled_attention
 from lipsep.layers.precision import full_precision
 
 PUBLISHED_LAYERS = (
@@ -326,7 +327,7 @@ class SpaceAttention(nn.Module):
         q, k, v = self.to_qkv(pixels).unflatten(-1, (3, HEADS, HEAD_DIM)).permute(2, 0, 3, 1, 4)
         memory = self.memory[:, None].expand(-1, len(pixels), -1, -1, -1)
         k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)  # (B * F, heads, 4 + N, 32)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = scaled_attention(q, k, v)
         return x + self.to_out(out.transpose(1, 2).flatten(2)).view_as(x)
 
 

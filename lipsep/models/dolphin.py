@@ -137,8 +137,8 @@ class FeedForward(nn.Module):
         return y
 
     def _branch(self, x: Tensor) -> Tensor:
-        y = conv_glu(self.conv, self.expand(self.norm(x)))  # (B, T, hidden / 2)
-        return self.dropout(F.linear(self.dropout(y), *self.scale.into(self.contract)))
+        y = conv_glu(self.conv, self.dropout, self.expand(self.norm(x)))  # (B, T, hidden / 2)
+        return self.dropout(F.linear(y, *self.scale.into(self.contract)))
 
 
 class CoarseSelfAttention(nn.Module):

@@ -75,6 +75,11 @@ def run(name: str, *arguments: Tensor | int | float | None) -> None:
         raise MemoryError(f"{name} found no memory: close other programs, or give it shorter recordings")
 
 
+def draw_seed(p: float) -> int:
+    """A seed for the kernels' dropout from PyTorch's own generator: 0 to 2^63 - 1; 0 where nothing is dropped."""
+    return int(torch.randint(2**63 - 1, ())) if p else 0
+
+
 def status() -> str:
     """One line: where the compiled kernels are, or why PyTorch works alone."""
     library, words = _library()

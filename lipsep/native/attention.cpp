@@ -1,8 +1,8 @@
 /* Self-attention with learned relative positions, a few queries at a time: no L x L matrix leaves the cache.
 
    Queries are divided by sqrt(d) by the caller. The vector of distance i - j, for L steps, is column L - 1 - (i - j) of
-   `distances` (d, 2 L - 1): query i finds that of key j at column L - 1 - i + j. `dropped` lists the weights that do not
-   count, as increasing places in (n, L, L); the others count `factor` times. */
+   `distances` (d, 2 L - 1): query i finds that of key j at column L - 1 - i + j. Without positions there may be fewer
+   or more queries than keys. Weights are dropped by their places in (n, queries, keys). */
 
 #include "vectors.h"
 
@@ -12,15 +12,9 @@ enum {
 };
 
 struct Sizes {
-    int64_t length, d;
+    int64_t queries, length, d; /* `length` is the number of keys */
     int64_t columns, position_columns; /* of a row of logits, and of a row of logits by distance */
     const float *position_panels;      /* NULL without positions */
-};
-
-struct Dropped {
-    const int64_t *places;
-    int64_t count;
-    float factor;
 };
 
 /* x (d, n), with these steps in memory, -> panels of WIDE columns, each (d, WIDE); zeros behind the last column. */
@@ -38,9 +32,9 @@ static void pack_rows(const float *x, int64_t row_step, int64_t column_step, int
         for (int64_t e = 0; e < padded; e++) rows[j * padded + e] = e < d ? x[j * row_step + e * column_step] : 0.0f;
 }
 
-/* ROWS rows of x (L, d) from `start` on, zeros in place of those beyond the last. */
+/* ROWS rows of x (queries, d) from `start` on, zeros in place of those beyond the last. */
 static void take_rows(const float *x, int64_t start, const Sizes &s, float *rows) {
-    int64_t n = s.length - start < ROWS ? s.length - start : ROWS;
+    int64_t n = s.queries - start < ROWS ? s.queries - start : ROWS;
     memset(rows, 0, sizeof(float) * ROWS * s.d);
     memcpy(rows, x + start * s.d, sizeof(float) * n * s.d);
 }
@@ -104,34 +98,23 @@ INLINE void weigh(const Sizes &s, const float *q, int64_t start, const float *ke
     }
 }
 
-/* Zeros in the places of (ROWS, columns) that are dropped; `next` is the first of `dropped` that was not reached yet. */
-static void drop(const Sizes &s, const Dropped &dropped, int64_t head, int64_t start, float *weights, int64_t *next) {
-    for (int64_t r = 0; r < ROWS && start + r < s.length; r++) {
-        int64_t row = (head * s.length + start + r) * s.length;
-        for (; *next < dropped.count && dropped.places[*next] < row + s.length; (*next)++)
-            weights[r * s.columns + dropped.places[*next] - row] = 0.0f;
+/* What counts of the weights (ROWS, columns) of ROWS queries, into `kept`. */
+INLINE void drop(const Sizes &s, const Dropout &dropout, int64_t head, int64_t start, const float *weights, float *kept) {
+    for (int r = 0; r < ROWS; r++) {
+        int64_t row = (head * s.queries + start + r) * s.length;
+        for (int64_t j = 0; j < s.columns; j += LANES)
+            store(kept + r * s.columns + j, dropout.keep(load(weights + r * s.columns + j), row + j));
     }
-}
-
-/* The first dropped place of a head. */
-static int64_t first_dropped(const Sizes &s, const Dropped &dropped, int64_t head) {
-    int64_t low = 0, high = dropped.count, place = head * s.length * s.length;
-    while (low < high) {
-        int64_t middle = (low + high) / 2;
-        dropped.places[middle] < place ? low = middle + 1 : high = middle;
-    }
-    return low;
 }
 
 template <int VECTORS>
-static void attend_head(const Sizes &s, const Dropped &dropped, int64_t head, const float *q, const float *key_panels,
+static void attend_head(const Sizes &s, const Dropout &dropout, int64_t head, const float *q, const float *key_panels,
                         const float *value_rows, float *weights, float *by_distance, float *some, float *y) {
-    int64_t next = first_dropped(s, dropped, head);
-    for (int64_t start = 0; start < s.length; start += ROWS) {
+    for (int64_t start = 0; start < s.queries; start += ROWS) {
         float inverse[ROWS];
         take_rows(q, start, s, some);
         weigh(s, some, start, key_panels, weights, by_distance, inverse);
-        drop(s, dropped, head, start, weights, &next);
+        if (dropout.limit) drop(s, dropout, head, start, weights, weights);
         vec sums[ROWS][VECTORS] = {};
         for (int64_t first = 0; first < s.length; first += ADDED_UP) {
             vec some_sums[ROWS][VECTORS] = {};
@@ -143,23 +126,22 @@ static void attend_head(const Sizes &s, const Dropped &dropped, int64_t head, co
             for (int r = 0; r < ROWS; r++)
                 for (int i = 0; i < VECTORS; i++) sums[r][i] += some_sums[r][i];
         }
-        for (int r = 0; r < ROWS && start + r < s.length; r++)
+        for (int r = 0; r < ROWS && start + r < s.queries; r++)
             for (int64_t e = 0; e < s.d; e++)
-                y[(start + r) * s.d + e] = sums[r][e / LANES][e % LANES] * (inverse[r] * dropped.factor);
+                y[(start + r) * s.d + e] = sums[r][e / LANES][e % LANES] * inverse[r];
     }
 }
 
-static Sizes sizes_of(int64_t length, int64_t d) {
-    return {length, d, round_up(length, WIDE), round_up(length + ROWS, WIDE) + 3 * WIDE, NULL};
+static Sizes sizes_of(int64_t queries, int64_t length, int64_t d) {
+    return {queries, length, d, round_up(length, WIDE), round_up(length + ROWS, WIDE) + 3 * WIDE, NULL};
 }
 
-/* Attention of each of n heads: q, k, v, y (n, L, d), distances (d, 2 L - 1) or NULL, d at most 4 * LANES.
-   Returns 0, or 1 where there is no memory. */
-extern "C" int attend(const float *q, const float *k, const float *v, const float *distances, const int64_t *places,
-                      int64_t n_dropped, float factor, float *y, int64_t n, int64_t length, int64_t d,
-                      int64_t threads) {
-    Sizes s = sizes_of(length, d);
-    Dropped dropped = {places, n_dropped, factor};
+/* Attention of each of n heads: q, y (n, queries, d), k, v (n, L, d), distances (d, 2 L - 1) or NULL, d at most
+   4 * LANES. Returns 0, or 1 where there is no memory. */
+extern "C" int attend(const float *q, const float *k, const float *v, const float *distances, int64_t seed, float p,
+                      float *y, int64_t n, int64_t queries, int64_t length, int64_t d, int64_t threads) {
+    Sizes s = sizes_of(queries, length, d);
+    Dropout dropout(seed, p);
     int64_t n_positions = 2 * length - 1, padded = round_up(d, LANES);
     float *panels = distances ? room(round_up(n_positions, WIDE) * d) : NULL;
     if (distances && !panels) return 1;
@@ -176,7 +158,7 @@ extern "C" int attend(const float *q, const float *k, const float *v, const floa
         float *key_panels = space.take(s.columns * d), *weights = space.take(ROWS * s.columns);
         float *value_rows = space.take(length * padded), *by_distance = space.take(ROWS * s.position_columns);
         float *some = space.take(ROWS * d);
-        int64_t at = head * length * d;
+        int64_t at = head * length * d, from = head * queries * d;
         pack_columns(k + at, 1, d, d, length, key_panels);
         pack_rows(v + at, d, 1, length, d, value_rows);
         memset(by_distance, 0, sizeof(float) * ROWS * s.position_columns);
@@ -184,7 +166,7 @@ extern "C" int attend(const float *q, const float *k, const float *v, const floa
                           : padded == 2 * LANES ? attend_head<2>
                           : padded == 3 * LANES ? attend_head<3>
                                                 : attend_head<4>;
-        attend_one(s, dropped, head, q + at, key_panels, value_rows, weights, by_distance, some, y + at);
+        attend_one(s, dropout, head, q + from, key_panels, value_rows, weights, by_distance, some, y + from);
     }
     free(panels);
     return failed;
@@ -202,7 +184,7 @@ struct Workplace {
 INLINE int64_t slope_columns(const Sizes &s) { return s.columns + 2 * WIDE; }
 
 /* Gradients by the logits of ROWS queries, from w.weights (e^logit) and w.kept (those that count). */
-INLINE void find_slopes(const Sizes &s, const Workplace &w, float factor, const float inverse[ROWS],
+INLINE void find_slopes(const Sizes &s, const Workplace &w, const float inverse[ROWS],
                         const float products[ROWS]) {
     for (int64_t j = 0; j < s.length; j += WIDE) {
         vec sums[ROWS][2] = {};
@@ -210,7 +192,7 @@ INLINE void find_slopes(const Sizes &s, const Workplace &w, float factor, const 
         for (int r = 0; r < ROWS; r++)
             for (int h = 0; h < 2; h++) {
                 int64_t column = r * s.columns + j + h * LANES;
-                vec slope = load(w.kept + column) * factor * sums[r][h] - load(w.weights + column) * products[r];
+                vec slope = load(w.kept + column) * sums[r][h] - load(w.weights + column) * products[r];
                 store(w.slopes + r * slope_columns(s) + WIDE + j + h * LANES, slope * inverse[r]);
             }
     }
@@ -219,22 +201,21 @@ INLINE void find_slopes(const Sizes &s, const Workplace &w, float factor, const 
 }
 
 template <int VECTORS>
-static void differentiate_head(const Sizes &s, const Dropped &dropped, int64_t head, const float *q, const float *y,
+static void differentiate_head(const Sizes &s, const Dropout &dropout, int64_t head, const float *q, const float *y,
                                const float *grad, const Workplace &w, float *grad_q) {
-    int64_t next = first_dropped(s, dropped, head), stride = slope_columns(s);
-    for (int64_t start = 0; start < s.length; start += ROWS) {
+    int64_t stride = slope_columns(s);
+    for (int64_t start = 0; start < s.queries; start += ROWS) {
         float inverse[ROWS], products[ROWS] = {};
         take_rows(q, start, s, w.q);
         take_rows(grad, start, s, w.grad);
         weigh(s, w.q, start, w.key_panels, w.weights, w.by_distance, inverse);
-        memcpy(w.kept, w.weights, sizeof(float) * ROWS * s.columns);
-        drop(s, dropped, head, start, w.kept, &next);
-        for (int r = 0; r < ROWS && start + r < s.length; r++)
+        drop(s, dropout, head, start, w.weights, w.kept);
+        for (int r = 0; r < ROWS && start + r < s.queries; r++)
             for (int64_t e = 0; e < s.d; e++) products[r] += w.grad[r * s.d + e] * y[(start + r) * s.d + e];
-        find_slopes(s, w, dropped.factor, inverse, products);
+        find_slopes(s, w, inverse, products);
         pack_rows(w.q, s.d, 1, ROWS, s.d, w.q_rows);
         for (int r = 0; r < ROWS; r++)
-            for (int64_t e = 0; e < s.d; e++) w.grad[r * s.d + e] *= inverse[r] * dropped.factor;
+            for (int64_t e = 0; e < s.d; e++) w.grad[r * s.d + e] *= inverse[r];
         pack_rows(w.grad, s.d, 1, ROWS, s.d, w.grad_rows);
         for (int i = 0; i < VECTORS; i++) {
             vec q_of[ROWS], grad_of[ROWS], grad_q_of[ROWS] = {};
@@ -267,7 +248,7 @@ static void differentiate_head(const Sizes &s, const Dropped &dropped, int64_t h
                     store(w.grad_positions + at, of_position);
                 }
             }
-            for (int r = 0; r < ROWS && start + r < s.length; r++)
+            for (int r = 0; r < ROWS && start + r < s.queries; r++)
                 for (int64_t e = i * LANES; e < s.d && e < (i + 1) * LANES; e++)
                     grad_q[(start + r) * s.d + e] = grad_q_of[r][e % LANES];
         }
@@ -278,13 +259,13 @@ static void unpack_rows(const float *rows, int64_t n, int64_t d, float *x) {
     for (int64_t j = 0; j < n; j++) memcpy(x + j * d, rows + j * round_up(d, LANES), sizeof(float) * d);
 }
 
-/* Gradients by q, k, v (n, L, d) and distances (d, 2 L - 1) for `grad`, that by y. 1 where there is no memory. */
+/* Gradients by q (n, queries, d), k, v (n, L, d) and distances (d, 2 L - 1) for `grad`, that by y. 1 where there is no memory. */
 extern "C" int attend_backward(const float *grad, const float *q, const float *k, const float *v,
-                               const float *distances, const int64_t *places, int64_t n_dropped, float factor,
-                               const float *y, float *grad_q, float *grad_k, float *grad_v, float *grad_distances,
-                               int64_t n, int64_t length, int64_t d, int64_t threads) {
-    Sizes s = sizes_of(length, d);
-    Dropped dropped = {places, n_dropped, factor};
+                               const float *distances, int64_t seed, float p, const float *y, float *grad_q,
+                               float *grad_k, float *grad_v, float *grad_distances, int64_t n, int64_t queries,
+                               int64_t length, int64_t d, int64_t threads) {
+    Sizes s = sizes_of(queries, length, d);
+    Dropout dropout(seed, p);
     int64_t n_positions = distances ? 2 * length - 1 : 0, padded = round_up(d, LANES);
     Room shared(n_positions * padded * (n + 1) + round_up(n_positions, WIDE) * d);
     if (shared.failed()) return 1;
@@ -299,7 +280,7 @@ extern "C" int attend_backward(const float *grad, const float *q, const float *k
     int failed = 0;
 #pragma omp parallel for num_threads((int)threads) if (threads > 1)
     for (int64_t head = 0; head < n; head++) {
-        int64_t at = head * length * d, rows = length * padded;
+        int64_t at = head * length * d, from = head * queries * d, rows = length * padded;
         Room space(2 * s.columns * d + 3 * rows +
                    ROWS * (2 * s.columns + slope_columns(s) + s.position_columns + 2 * d + 2 * padded));
         if (space.failed()) {
@@ -326,7 +307,7 @@ extern "C" int attend_backward(const float *grad, const float *q, const float *k
                              : padded == 2 * LANES ? differentiate_head<2>
                              : padded == 3 * LANES ? differentiate_head<3>
                                                    : differentiate_head<4>;
-        differentiate(s, dropped, head, q + at, y + at, grad + at, w, grad_q + at);
+        differentiate(s, dropout, head, q + from, y + from, grad + from, w, grad_q + from);
         unpack_rows(w.grad_keys, length, d, grad_k + at);
         unpack_rows(w.grad_values, length, d, grad_v + at);
     }

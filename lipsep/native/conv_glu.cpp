@@ -1,12 +1,13 @@
-/* A depthwise convolution of three taps with its bias, and the gated linear unit behind it: of 2 H channels that were
-   convolved, the first H count as much as the sigmoids of the last H say. Sequences are (B, T, channels), H is a
+/* A depthwise convolution of three taps with its bias, the gated linear unit behind it (of 2 H channels that were
+   convolved, the first H count as much as the sigmoids of the last H say) and dropout. Sequences are (B, T, channels), H is a
    multiple of LANES. */
 
 #include "depthwise.h"
 
 /* x (B, T, 2 H), weight (2 H, 3), bias (2 H) -> y (B, T, H). 1 where there is no memory. */
-extern "C" int conv_glu(const float *x, const float *weight, const float *bias, float *y, int64_t batch,
-                        int64_t length, int64_t half, int64_t threads) {
+extern "C" int conv_glu(const float *x, const float *weight, const float *bias, float *y, int64_t seed,
+                        float p, int64_t batch, int64_t length, int64_t half, int64_t threads) {
+    Dropout dropout(seed, p);
     int64_t channels = 2 * half;
     Room space(4 * channels);
     if (space.failed()) return 1;
@@ -24,7 +25,8 @@ extern "C" int conv_glu(const float *x, const float *weight, const float *bias, 
             for (int64_t t = piece.start; t < piece.stop; t++) {
                 vec v2 = value.at(t + 1), g2 = gate.at(t + 1);
                 vec share = sigmoid(of_gate.convolve(g0, g1, g2));
-                store(y + (piece.sequence + t) * half + c, of_value.convolve(v0, v1, v2) * share);
+                int64_t place = (piece.sequence + t) * half + c;
+                store(y + place, dropout.keep(of_value.convolve(v0, v1, v2) * share, place));
                 v0 = v1, v1 = v2, g0 = g1, g1 = g2;
             }
         }
@@ -34,8 +36,9 @@ extern "C" int conv_glu(const float *x, const float *weight, const float *bias, 
 
 /* Gradients by x, weight and bias for `grad` (B, T, H). 1 where there is no memory. */
 extern "C" int conv_glu_backward(const float *grad, const float *x, const float *weight, const float *bias,
-                                 float *grad_x, float *grad_weight, float *grad_bias, int64_t batch, int64_t length,
-                                 int64_t half, int64_t threads) {
+                                 float *grad_x, float *grad_weight, float *grad_bias, int64_t seed, float p,
+                                 int64_t batch, int64_t length, int64_t half, int64_t threads) {
+    Dropout dropout(seed, p);
     int64_t channels = 2 * half, size = 4 * channels, pieces = Piece::n_pieces(batch, length);
     Room space(size * (1 + threads));
     if (space.failed()) return 1;
@@ -59,7 +62,7 @@ extern "C" int conv_glu_backward(const float *grad, const float *x, const float 
                 for (int64_t t = piece.start - 1; t <= piece.stop; t++) {
                     vec v2 = value.at(t + 1), g2 = gate.at(t + 1);
                     vec share = sigmoid(of_gate.convolve(g0, g1, g2));
-                    to_value[0] = above.at(t) * share;
+                    to_value[0] = dropout.keep(above.at(t), (piece.sequence + t) * half + c) * share;
                     to_gate[0] = to_value[0] * of_value.convolve(v0, v1, v2) * (1.0f - share);
                     if (t >= piece.start && t < piece.stop) {
                         value_sums.add(to_value[0], v0, v1, v2);

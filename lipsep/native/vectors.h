@@ -21,6 +21,7 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* anywhere in memory */
 
 INLINE vec load(const float *x) { return *(const loose *)x; }
@@ -70,6 +71,26 @@ INLINE vec exponential(vec x) {
 }
 
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
+
+/* Dropout that stores nothing: whether a number is dropped follows from a seed and its place in the tensor, by a hash
+   whose bits are as good as random (the multipliers are those of Wellons' "lowbias32"). The rest counts `factor` times. */
+struct Dropout {
+    uint32_t first, second, limit;
+    float factor;
+    Dropout(int64_t seed, float p)
+        : first((uint32_t)seed), second((uint32_t)(seed >> 32)), limit((uint32_t)(p * 4294967296.0)), factor(1.0f / (1.0f - p)) {}
+    vec keep(vec x, int64_t place) const {
+        if (!limit) return x;
+        uvec hash;
+        for (int i = 0; i < LANES; i++) hash[i] = (uint32_t)i;
+        hash = (hash + (uint32_t)place) ^ (first + (uint32_t)(place >> 32));
+        hash = (hash ^ hash >> 16) * 0x7feb352du;
+        hash = (hash ^ hash >> 15) * 0x846ca68bu ^ second;
+        hash = (hash ^ hash >> 16) * 0x7feb352du;
+        hash ^= hash >> 15;
+        return hash < limit ? vec{} : x * factor;
+    }
+};
 
 INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 

@@ -18,8 +18,9 @@ from torch.overrides import handle_torch_function, has_torch_function
 from lipsep.layers.packed_linear import PackedLinear, linear, packed_matrix
 from lipsep.layers.picture_conv import onednn_takes
 from lipsep.layers.prelu import PReLU
-from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, stretch_to, unstretch_to
+from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, stretch_to
 from lipsep.models.layers.fused_norm import adapt, convolve_and_normalise, normalise
+from lipsep.models.layers.stretching import add_stretched, unstretch_all
 
 Shares = Sequence[Tensor]
 """The weights of each part, as they are or packed."""
@@ -63,27 +64,24 @@ class _StretchedLinear(torch.autograd.Function):
         weight, *parts = ctx.saved_tensors
         grad_weight, grad_parts = torch.empty_like(weight), []
         places = grad_weight.split([part.shape[-1] for part in parts], dim=1)
-        for part, share, place in zip(parts, ctx.transposed, places, strict=True):
-            coarse = unstretch_to(grad, part.shape[1])  # (B, T_i, C)
+        grads = unstretch_all(grad, [part.shape[1] for part in parts])  # (B, T_i, C)
+        for coarse, part, share, place in zip(grads, parts, ctx.transposed, places, strict=True):
             torch.mm(coarse.flatten(0, 1).t(), part.flatten(0, 1), out=place)
             grad_parts.append(linear(coarse, share, None))  # (B, T_i, C_i)
         return None, None, None, grad_weight, grad.sum((0, 1)) if ctx.has_bias else None, *grad_parts
 
 
 def _mixed(parts: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, length: int) -> Tensor:
-    mixed = None
+    mixed, coarse = None, []
     for part, share in sorted(zip(parts, weights, strict=True), key=lambda pair: -pair[0].shape[1]):
         part = stretch_to(part, length) if part.shape[1] > length else part
         if mixed is None:
             mixed = stretch_to(linear(part, share, bias), length)
         elif part.shape[1] == length:
             mixed = linear(part, share, None, plus=mixed)
-        elif length % part.shape[1]:
-            mixed += stretch_to(linear(part, share, None), length)
-        else:  # each step to all that repeat it
-            mixed = mixed.unflatten(1, (part.shape[1], -1)) + linear(part, share, None).unsqueeze(2)
-            mixed = mixed.flatten(1, 2)
-    return mixed
+        else:
+            coarse.append(linear(part, share, None))  # (B, T_i, C)
+    return add_stretched(mixed, coarse)
 
 
 class StretchedLinear(PackedLinear):

@@ -8,13 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipsep import native
+
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, for less time in training on a processor; only the places of what is dropped are kept."""
+    """`nn.Dropout`, for less time in training on a processor.
+
+    Compiled kernels find out by a hash of a seed and each number's place, once more in the backward pass; without them,
+    the places of what is dropped are kept.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p in (0, 1) or x.device.type != "cpu":
             return super().forward(x)
+        if native.takes(x):
+            return DropNatively.apply(x, float(self.p))
         return _Drop.apply(x, draw_dropped(x.numel(), self.p, x.device), 1 / (1 - self.p))
 
 
@@ -33,6 +41,26 @@ def draw_dropped(count: int, p: float, device: torch.device) -> Tensor:
         last = int(pieces[-1][-1])
     places = torch.cat(pieces)
     return places[: int(torch.searchsorted(places, count))]
+
+
+class DropNatively(torch.autograd.Function):
+    """By native/dropout.cpp."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        ctx.dropout = native.draw_seed(p), p
+        return _dropped_natively(x, *ctx.dropout)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _dropped_natively(grad, *ctx.dropout), None
+
+
+def _dropped_natively(x: Tensor, seed: int, p: float) -> Tensor:
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    native.run("drop", x, y, x.numel(), seed, p)
+    return y
 
 
 class _Drop(torch.autograd.Function):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep import native
+from lipsep.layers.attention import AttendNatively, kernels_take
 from lipsep.layers.precision import full_precision
 from lipsep.models.layers.channels_last import LayerScale
 from lipsep.models.layers.dropout import Dropout, draw_dropped
@@ -19,8 +19,6 @@ QUERIES_AT_ONCE = 32
 """Rows of the logits computed together: memory grows with L, not with L^2."""
 LOGITS_AT_ONCE = 2**17
 """Logits of several heads computed together on a processor: they stay in its cache."""
-LARGEST_NATIVE_HEAD = 32
-"""The most dimensions per head that the compiled kernels take on every processor."""
 
 
 class RelativeAttention(nn.Module):
@@ -50,7 +48,7 @@ class RelativeAttention(nn.Module):
             for to in (self.to_q, self.to_k, self.to_v)
         )
         shape, dtype = q.shape, self.to_q.weight.dtype
-        dropout = self.dropout.p if self.training else 0.0
+        dropout = float(self.dropout.p) if self.training else 0.0
         with full_precision(x):  # forth and back
             q, k, v = (t.to(dtype).contiguous().flatten(0, 1) for t in (q, k, v))  # (B * heads, L, d)
             distances = None if relative is None else by_distance(relative, x.shape[1])
@@ -63,7 +61,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None, dropout
 
     Shape: q, already divided by sqrt(d), k, v (N, L, d), distances (d, 2 L - 1) or None -> (N, L, d).
     """
-    if q.shape[-1] <= LARGEST_NATIVE_HEAD and native.takes(q, k, v, distances):
+    if kernels_take(q, k, v, distances):
         return AttendNatively.apply(q, k, v, distances, dropout)
     if torch.is_grad_enabled():
         return AttendAgain.apply(q, k, v, distances, dropout)
@@ -202,28 +200,3 @@ class AttendAgain(torch.autograd.Function):
                 grad_q[heads, rows] += spread @ distances[:, columns].mT
                 grad_distances[:, columns] += q_some.flatten(0, 1).mT @ spread.flatten(0, 1)
         return grad_q, grad_k, grad_v, grad_distances, None
-
-
-class AttendNatively(torch.autograd.Function):
-    """The same by the kernels of native/attention.cpp, a few queries at a time from logits to gradients.
-
-    `dropped` are places in (N, L, L).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None, dropout: float) -> Tensor:
-        n_heads, length, d = q.shape
-        dropped = draw_dropped(n_heads * length**2, dropout, q.device) if dropout else None
-        ctx.dropout = dropped, 0 if dropped is None else len(dropped), 1 / (1 - dropout)
-        y = torch.empty_like(q)
-        native.run("attend", q, k, v, distances, *ctx.dropout, y, n_heads, length, d)
-        ctx.save_for_backward(q, k, v, distances, y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, distances, y = ctx.saved_tensors
-        grads = [None if x is None else torch.empty_like(x) for x in (q, k, v, distances)]
-        inputs = grad.contiguous(), q, k, v, distances, *ctx.dropout, y
-        native.run("attend_backward", *inputs, *grads, *q.shape)
-        return *grads, None

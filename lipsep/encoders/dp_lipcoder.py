@@ -307,9 +307,9 @@ class LinearSpaceAttention(nn.Module):
 
     def project(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values: (frames, N, C) -> (heads, 8, frames, N) each."""
-        weight = torch.cat([self.to_q.weight * LINEAR_HEAD_DIM**-0.5, self.to_kv.weight])  # (3 inner, C)
-        projected = weight @ pixels.flatten(0, 1).t()  # (3 inner, frames * N)
-        return projected.view(3, LINEAR_HEADS, LINEAR_HEAD_DIM, *pixels.shape[:2]).unbind(0)
+        columns, shape = pixels.flatten(0, 1).t(), (LINEAR_HEADS, LINEAR_HEAD_DIM, *pixels.shape[:2])
+        weights = self.to_q.weight * LINEAR_HEAD_DIM**-0.5, *self.to_kv.weight.chunk(2)  # (inner, C) each
+        return tuple((weight @ columns).view(shape) for weight in weights)
 
 
 class SpaceAttention(nn.Module):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from lipsep import native
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.lips import MEAN_GREY, STD_GREY, Lips
 
@@ -54,7 +55,7 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed as a package"
-    return found
+    return {**found, "kernels": native.status()}
 
 
 def spectrogram(read: Read, n_samples: int, n_columns: int) -> np.ndarray:

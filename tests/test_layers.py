@@ -15,6 +15,7 @@ from lipsep.layers.arranged import Arranged
 from lipsep.layers.packed_linear import PackedLinear
 from lipsep.layers.picture_conv import conv_norm
 from lipsep.layers.prelu import PReLU
+from lipsep.models.layers import channels_last
 from lipsep.models.layers.afrcnn import StretchedLinear, packed_once
 from lipsep.models.layers.channels_last import DepthwiseConv
 from lipsep.models.visualvoice import DoublingConv, FaceEncoder, SpectrogramUNet
@@ -117,8 +118,9 @@ def test_the_quick_prelu_has_the_gradients_of_pytorchs(slope):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 5])
-@pytest.mark.parametrize("time", [1, 2, 4])
-def test_depthwise_filters_longer_than_the_sequence_have_gradients(time, kernel, stride):
+@pytest.mark.parametrize("time", [1, 2, 4, 75])
+def test_depthwise_filters_have_gradients_in_short_sequences_and_in_pieces(time, kernel, stride, monkeypatch):
+    monkeypatch.setattr(channels_last, "CACHED_PRODUCTS", 1)
     conv = DepthwiseConv(3, kernel, stride).double()
     x = torch.randn(2, time, 3, dtype=torch.double, requires_grad=True)
     plain = nn.functional.conv1d(x.mT, conv.weight, conv.bias, stride, kernel // 2, groups=3).mT

@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,6 +34,9 @@ OPENMP = ["-fopenmp"]
 COMPILER_PATIENCE_S = 300
 MULTIPLE = 16
 """Kernels that work along channels take multiples of this: whole vectors on every processor."""
+
+
+_LOCK = threading.Lock()
 
 
 class _Unavailable(Exception):
@@ -81,19 +85,18 @@ def draw_seed(p: float) -> int:
 
 
 def status() -> str:
-    """One line: where the compiled kernels are, or why PyTorch works alone."""
-    library, words = _library()
-    return words if library is None else f"compiled kernels in {words}"
+    """One line: that there are kernels, or why PyTorch works alone."""
+    return _library()[1]
 
 
 @lru_cache(maxsize=1)
 def _library() -> tuple[ctypes.CDLL | None, str]:
-    """The library and its path, or None and the reason."""
-    try:
-        path = _compiled()
-        return ctypes.CDLL(str(path)), str(path)
-    except (_Unavailable, OSError) as error:
-        return None, f"PyTorch alone, some models at half the speed: {error}"
+    """The library, or None, and what `status` says of it."""
+    with _LOCK:  # threads that come at once wait for one compiler
+        try:
+            return ctypes.CDLL(str(_compiled())), "compiled for this processor"
+        except (_Unavailable, OSError) as error:
+            return None, f"PyTorch alone, some models at half the speed: {error}"
 
 
 def _compiled() -> Path:

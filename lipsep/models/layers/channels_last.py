@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep.layers.norm_prelu import NormPReLU, kernels_take
 from lipsep.layers.precision import full_precision
 
 
@@ -141,6 +142,8 @@ class GlobalNorm(nn.Module):
     def forward(self, x: Tensor, scale: LayerScale | None = None) -> Tensor:
         """scale: what comes behind the norm, and becomes part of its gain and bias."""
         weight, bias = (self.weight, self.bias) if scale is None else (self.weight * scale.gain, self.bias * scale.gain)
+        if kernels_take(x, weight):
+            return NormPReLU.apply(x, weight, bias, None, self.eps)
         if torch.is_grad_enabled():
             return as_sequence(F.group_norm(as_picture(x), 1, weight, bias, self.eps))
         return torch.addcmul(bias, self.standardise(x), weight)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lipsep import native
+from lipsep.layers.norm_prelu import NormPReLU, kernels_take
 from lipsep.layers.prelu import PReLU
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm
 
@@ -25,15 +26,15 @@ TAPS = 5
 def normalise(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
     """The norm, then the PReLU or nothing (`nn.Identity`). Shape: (B, T, C) -> (B, T, C)."""
     slope = act.weight if isinstance(act, PReLU) else None
-    if type(norm) is GlobalNorm and _takes(x, norm.weight, slope):
-        return _NormPReLU.apply(x, norm.weight, norm.bias, slope, norm.eps)
+    if type(norm) is GlobalNorm and kernels_take(x, norm.weight, slope):
+        return NormPReLU.apply(x, norm.weight, norm.bias, slope, norm.eps)
     return act(norm(x))
 
 
 def adapt(x: Tensor, gain: DepthwiseConv, act: PReLU) -> Tensor:
     """Gain and bias per channel (a convolution of one tap), then the PReLU. Shape: (B, T, C) -> (B, T, C)."""
-    if _takes(x, gain.weight, act.weight):
-        return _NormPReLU.apply(x, gain.weight.flatten(), gain.bias, act.weight, None)
+    if kernels_take(x, gain.weight, act.weight):
+        return NormPReLU.apply(x, gain.weight.flatten(), gain.bias, act.weight, None)
     return act(gain(x))
 
 
@@ -44,37 +45,10 @@ def convolve_and_normalise(x: Tensor, *layers: tuple[DepthwiseConv, nn.Module]) 
     """
     strides = {conv.stride for conv, _ in layers}
     fitting = all(conv.weight.shape[2] == TAPS and type(norm) is GlobalNorm for conv, norm in layers)
-    if fitting and len(strides) == 1 and _takes(x, *(conv.weight for conv, _ in layers)):
+    if fitting and len(strides) == 1 and kernels_take(x, *(conv.weight for conv, _ in layers)):
         weights = [w for conv, norm in layers for w in (conv.weight, conv.bias, norm.weight, norm.bias)]
         return _ConvNorms.apply(x, strides.pop(), [norm.eps for _, norm in layers], *weights)
     return tuple(norm(conv(x)) for conv, norm in layers)
-
-
-def _takes(x: Tensor, *weights: Tensor | None) -> bool:
-    return x.shape[2] % native.MULTIPLE == 0 and native.takes(x, *weights)
-
-
-class _NormPReLU(torch.autograd.Function):
-    """Norm (with an `eps`), gain and bias, PReLU (with a slope)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, slope: Tensor | None, eps: float | None) -> Tensor:
-        x = x.contiguous()
-        y, moments = torch.empty_like(x), None if eps is None else x.new_empty(len(x), 2)
-        ctx.slope = 1.0 if slope is None else slope.item()
-        native.run("norm_prelu", x, gain, bias, y, moments, ctx.slope, eps or 0.0, *x.shape)
-        ctx.save_for_backward(x, gain, bias, moments)
-        ctx.slope_shape = None if slope is None else slope.shape
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, gain, bias, moments = ctx.saved_tensors
-        grads = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(bias), x.new_empty(1)
-        native.run("norm_prelu_backward", grad.contiguous(), x, gain, bias, moments, *grads, ctx.slope, *x.shape)
-        grad_slope = None if ctx.slope_shape is None else grads[3].view(ctx.slope_shape)
-        return *grads[:3], grad_slope, None
 
 
 class _ConvNorms(torch.autograd.Function):

@@ -34,6 +34,8 @@ from torch.nn import functional as F
 from lipsep.encoders import create_encoder
 from lipsep.encoders.dp_lipcoder import DP_LIPCODERS, PUBLISHED_LAYERS
 from lipsep.errors import ModelError
+from lipsep.layers.arranged import Arranged
+from lipsep.layers.packed_linear import PackedLinear, linear, packed_matrix
 from lipsep.models.base import SeparationModel
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, LayerScale, pool_to
 from lipsep.models.layers.conv_glu import conv_glu
@@ -113,32 +115,37 @@ STEPS_AT_ONCE = 1024
 """Time steps that a feed-forward network handles together without gradients: its hidden layer stays in the cache."""
 
 
-class FeedForward(nn.Module):
+class FeedForward(Arranged):
     """Gated feed-forward network with a depthwise convolution, added to its input. Shape: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: DolphinConfig) -> None:
         super().__init__()
         channels, hidden = config.channels, config.ffn_expansion * config.channels
         self.norm = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, hidden)
+        self.expand = PackedLinear(channels, hidden)
         self.conv = DepthwiseConv(hidden, 3)
         self.contract = nn.Linear(hidden // 2, channels)
         self.scale = LayerScale(channels, config.layer_scale_init)
         self.dropout = Dropout(config.dropout)
 
+    def arrange(self) -> tuple[Tensor, ...]:
+        """Weight and bias of the last map with the gain behind it."""
+        weight, bias = self.scale.into(self.contract)
+        return packed_matrix(weight), bias
+
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return x + self._branch(x)
-        y = torch.empty_like(x)
+        if torch.is_grad_enabled() or self.training:
+            return x + self.dropout(F.linear(self._hidden(x), *self.scale.into(self.contract)))
+        y, (weight, bias) = torch.empty_like(x), self.arranged()
         for start in range(0, x.shape[1], STEPS_AT_ONCE):
             now, first = slice(start, start + STEPS_AT_ONCE), max(start - 1, 0)
-            block = self._branch(x[:, first : now.stop + 1])  # the convolution reaches one step into both neighbours
-            torch.add(x[:, now], block[:, start - first : start - first + STEPS_AT_ONCE], out=y[:, now])
+            hidden = self._hidden(x[:, first : now.stop + 1])  # the convolution reaches one step into both neighbours
+            y[:, now] = linear(hidden[:, start - first : start - first + STEPS_AT_ONCE], weight, bias, plus=x[:, now])
         return y
 
-    def _branch(self, x: Tensor) -> Tensor:
-        y = conv_glu(self.conv, self.dropout, self.expand(self.norm(x)))  # (B, T, hidden / 2)
-        return self.dropout(F.linear(y, *self.scale.into(self.contract)))
+    def _hidden(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, hidden / 2)"""
+        return conv_glu(self.conv, self.dropout, self.expand(self.norm(x)))
 
 
 class CoarseSelfAttention(nn.Module):
@@ -151,7 +158,7 @@ class CoarseSelfAttention(nn.Module):
         super().__init__()
         self.attention = RelativeAttention(config.channels, config.n_heads, config.layer_scale_init, config.dropout)
         self.gate_norm = nn.LayerNorm(config.channels)
-        self.gate = nn.Linear(config.channels, config.channels)
+        self.gate = PackedLinear(config.channels, config.channels)
 
     def forward(self, x: Tensor, relative: Tensor, coarse_length: int) -> Tensor:
         coarse = self.attention(pool_to(x, coarse_length), relative)  # (B, L, C)
@@ -293,7 +300,7 @@ class AudioProjection(nn.Module):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.norm = GlobalNorm(c_in, eps=1e-8)
-        self.linear = nn.Linear(c_in, c_out, bias=False)
+        self.linear = PackedLinear(c_in, c_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.norm(x))
@@ -307,8 +314,8 @@ class OutputLayer(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, masking: bool) -> None:
         super().__init__()
-        self.expand = nn.Linear(c_in, 2 * c_out)
-        self.mix = nn.Linear(c_out, c_out)
+        self.expand = PackedLinear(c_in, 2 * c_out)
+        self.mix = PackedLinear(c_out, c_out)
         self.masking = masking
 
     def forward(self, x: Tensor, encoded: Tensor) -> Tensor:

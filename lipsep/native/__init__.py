@@ -95,7 +95,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     with _LOCK:  # threads that come at once wait for one compiler
         try:
             return ctypes.CDLL(str(_compiled())), "compiled for this processor"
-        except (_Unavailable, OSError) as error:
+        except (_Unavailable, OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
             return None, f"PyTorch alone, some models at half the speed: {error}"
 
 

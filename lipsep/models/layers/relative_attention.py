@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipsep.layers.attention import AttendNatively, kernels_take
+from lipsep.layers.packed_linear import PackedLinear
 from lipsep.layers.precision import full_precision
 from lipsep.models.layers.channels_last import LayerScale
 from lipsep.models.layers.dropout import Dropout, draw_dropped
@@ -33,9 +34,9 @@ class RelativeAttention(nn.Module):
     def __init__(self, channels: int, n_heads: int, layer_scale_init: float, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
+        self.to_q = PackedLinear(channels, channels)
+        self.to_k = PackedLinear(channels, channels)
+        self.to_v = PackedLinear(channels, channels)
         self.to_out = nn.Linear(channels, channels)
         self.scale = LayerScale(channels, layer_scale_init)
         self.n_heads = n_heads

@@ -157,7 +157,7 @@ def _standardise(self: GlobalNorm, x: Tensor) -> Tensor:
 
 
 def _feed_forward(self: FeedForward, x: Tensor) -> Tensor:
-    return x + self._branch(x)
+    return x + F.linear(self._hidden(x), *self.scale.into(self.contract))
 
 
 def _attend(self: RelativeAttention, x: Tensor, relative: Tensor | None) -> Tensor:

@@ -96,7 +96,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
         try:
             return ctypes.CDLL(str(_compiled())), "compiled for this processor"
         except (_Unavailable, OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
-            return None, f"PyTorch alone, some models at half the speed: {error}"
+            return None, f"PyTorch alone, which is slower: {error}"
 
 
 def _compiled() -> Path:

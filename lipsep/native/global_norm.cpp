@@ -50,7 +50,7 @@ struct Norm {
     float slope; /* of the PReLU, 1 where there is none */
     const float *gain;
     float *scale, *offset;                  /* rows: x * scale + offset is normalised */
-    float mean, inverse, along, constant; /* 1 / standard deviation; the gradient is g * scale + x * along + constant */
+    float mean = 0, inverse = 1, along = 0, constant = 0; /* 1 / standard deviation; the gradient is g * scale + x * along + constant */
 
     /* For a recording with these moments; without any, gain and bias alone are applied. */
     void prepare(const float *bias, const float *moments) {

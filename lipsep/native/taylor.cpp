@@ -26,6 +26,19 @@ static void put_frame(const Sizes &s, const float *rows, float *x) {
     for (int i = 0; i < D; i++) memcpy(x + i * s.frames * s.n, rows + i * s.padded, sizeof(float) * s.n);
 }
 
+/* One frame's keys, values and queries, and `more` arrays of the same size. */
+struct Frame {
+    Room space;
+    float *keys = NULL, *values = NULL, *queries = NULL;
+    Frame(const Sizes &s, const float *q, const float *k, const float *v, int more) : space((3 + more) * PLUS * s.padded) {
+        if (space.failed()) return;
+        keys = space.take(PLUS * s.padded), values = space.take(PLUS * s.padded), queries = space.take(PLUS * s.padded);
+        take_frame(s, k, true, keys);
+        take_frame(s, v, false, values);
+        take_frame(s, q, true, queries);
+    }
+};
+
 /* totals[pair][e]: sums over the pixels of v_e x_a x_b; x, v (D + 1, padded). */
 static void add_up(const Sizes &s, const float *x, const float *v, float totals[PAIRS][PLUS]) {
     for (int a = 0, pair = 0; a < PLUS; a++)
@@ -94,22 +107,18 @@ extern "C" int taylor_attend(const float *q, const float *k, const float *v, flo
     int failed = 0;
 #pragma omp parallel for num_threads((int)threads) if (threads > 1)
     for (int64_t i = 0; i < heads * frames; i++) {
-        int64_t size = PLUS * s.padded, offset = (i / frames * D * frames + i % frames) * n;
-        Room space(3 * size);
-        if (space.failed()) {
+        int64_t offset = (i / frames * D * frames + i % frames) * n;
+        Frame frame(s, q + offset, k + offset, v + offset, 0);
+        if (frame.space.failed()) {
             failed = 1;
             continue;
         }
-        float *keys = space.take(size), *values = space.take(size), *queries = space.take(size);
-        float totals[PAIRS][PLUS];
-        take_frame(s, k + offset, true, keys);
-        take_frame(s, v + offset, false, values);
-        take_frame(s, q + offset, true, queries);
-        add_up(s, keys, values, totals);
+        float totals[PAIRS][PLUS], *values = frame.values; /* which give way to the results */
+        add_up(s, frame.keys, values, totals);
         halve_squares(totals);
         for (int64_t p = 0; p < s.padded; p += 2 * LANES) {
             vec out[PLUS][2];
-            look_up(s, queries, p, totals, out);
+            look_up(s, frame.queries, p, totals, out);
             for (int h = 0; h < 2; h++) {
                 vec least = all(1e-5f), weight = out[D][h] < least ? least : out[D][h];
                 for (int e = 0; e < D; e++) store(values + e * s.padded + p + h * LANES, out[e][h] / weight);
@@ -130,18 +139,14 @@ extern "C" int taylor_attend_backward(const float *grad, const float *q, const f
     int failed = 0;
 #pragma omp parallel for num_threads((int)threads) if (threads > 1)
     for (int64_t i = 0; i < heads * frames; i++) {
-        int64_t size = PLUS * s.padded, offset = (i / frames * D * frames + i % frames) * n;
-        Room space(5 * size);
-        if (space.failed()) {
+        int64_t offset = (i / frames * D * frames + i % frames) * n;
+        Frame frame(s, q + offset, k + offset, v + offset, 2);
+        if (frame.space.failed()) {
             failed = 1;
             continue;
         }
-        float *keys = space.take(size), *values = space.take(size), *queries = space.take(size);
-        float *shares = space.take(size), *out = space.take(size);
+        float *shares = frame.space.take(PLUS * s.padded), *out = frame.space.take(PLUS * s.padded);
         float totals[PAIRS][PLUS], grad_totals[PAIRS][PLUS];
-        take_frame(s, k + offset, true, keys);
-        take_frame(s, v + offset, false, values);
-        take_frame(s, q + offset, true, queries);
         take_frame(s, grad + offset, false, shares);
         take_frame(s, y + offset, false, out);
         for (int64_t p = 0; p < n; p++) { /* grad / sum, and for the sum itself what all of them take from it */
@@ -153,16 +158,16 @@ extern "C" int taylor_attend_backward(const float *grad, const float *q, const f
             }
             shares[D * s.padded + p] = sum <= 1e-5f ? 0.0f : of_sum;
         }
-        add_up(s, keys, values, totals);
-        add_up(s, queries, shares, grad_totals);
-        differentiate(s, totals, shares, queries, out);
+        add_up(s, frame.keys, frame.values, totals);
+        add_up(s, frame.queries, shares, grad_totals);
+        differentiate(s, totals, shares, frame.queries, out);
         put_frame(s, out, grad_q + offset);
-        differentiate(s, grad_totals, values, keys, out);
+        differentiate(s, grad_totals, frame.values, frame.keys, out);
         put_frame(s, out, grad_k + offset);
         halve_squares(grad_totals);
         for (int64_t p = 0; p < s.padded; p += 2 * LANES) {
             vec found[PLUS][2];
-            look_up(s, keys, p, grad_totals, found);
+            look_up(s, frame.keys, p, grad_totals, found);
             for (int e = 0; e < D; e++)
                 for (int h = 0; h < 2; h++) store(out + e * s.padded + p + h * LANES, found[e][h]);
         }

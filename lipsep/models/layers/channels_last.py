@@ -129,8 +129,8 @@ class GlobalNorm(nn.Module):
 
     Shape: (B, T, C) -> (B, T, C). The published separators use `eps` 1e-8 or 1e-5, so it is stated at each use.
 
-    For training, PyTorch's channels-last group norm is twice as fast; its plain sums cost a deep network about 10 dB of
-    agreement with float64, so inference takes the layer-norm kernel over each whole recording.
+    Without compiled kernels, training takes PyTorch's channels-last group norm, which is twice as fast as its layer
+    norm; its plain sums cost a deep network about 10 dB of agreement with float64, so inference takes the layer norm.
     """
 
     def __init__(self, channels: int, eps: float) -> None:

@@ -18,8 +18,9 @@ from lipsep.encoders import list_encoders
 from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention, LipDecoder, TaylorAttention
 from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import ModelError, WeightsError
+from lipsep.layers.arranged import Arranged
 from lipsep.models import create_model
-from lipsep.models.dolphin import Dolphin
+from lipsep.models.dolphin import STEPS_AT_ONCE, Dolphin, DolphinConfig, FeedForward
 from lipsep.models.dolphin_published import published_name
 from lipsep.models.layers import relative_attention
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to
@@ -475,3 +476,23 @@ def test_an_unknown_video_encoder_or_layer_is_refused() -> None:
 def test_masking_scales_the_encoded_mixture() -> None:
     model = create_model("dolphin_test", masking=True).eval()
     assert torch.equal(model(torch.zeros(1, 6400), torch.randn(1, 10, 32, 32)), torch.zeros(1, 1, 6400))
+
+
+def test_feed_forward_networks_need_no_gradients_to_drop_or_to_be_right() -> None:
+    torch.manual_seed(0)
+    network = FeedForward(DolphinConfig(layer_scale_init=1.0, dropout=0.3))
+    x = torch.randn(2, STEPS_AT_ONCE // 2, 128)
+    for training in (True, False):
+        network.train(training)
+        torch.manual_seed(1)  # what is dropped
+        expected = network(x).detach()
+        torch.manual_seed(1)
+        with torch.no_grad():
+            torch.testing.assert_close(network(x), expected)
+    x = torch.randn(2, STEPS_AT_ONCE + 7, 128)
+    expected = network(x).detach()
+    for layer in network.modules():
+        if isinstance(layer, Arranged):
+            layer.prepare_for_inference()
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)

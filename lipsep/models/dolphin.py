@@ -136,7 +136,8 @@ class FeedForward(Arranged):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or self.training:
             return x + self.dropout(F.linear(self._hidden(x), *self.scale.into(self.contract)))
-        y, (weight, bias) = torch.empty_like(x), self.arranged()
+        weight, bias = self.arranged() if self.is_arranged else self.scale.into(self.contract)
+        y = torch.empty_like(x)
         for start in range(0, x.shape[1], STEPS_AT_ONCE):
             now, first = slice(start, start + STEPS_AT_ONCE), max(start - 1, 0)
             hidden = self._hidden(x[:, first : now.stop + 1])  # the convolution reaches one step into both neighbours

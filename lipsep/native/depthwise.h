@@ -1,4 +1,4 @@
-/* Depthwise convolutions of three taps, one vector of channels at a time, and what their gradients are made of. */
+/* Depthwise convolutions, one vector of channels at a time, and what their gradients are made of. */
 
 #ifndef LIPSEP_DEPTHWISE_H
 #define LIPSEP_DEPTHWISE_H
@@ -18,6 +18,15 @@ struct Piece {
     static int64_t n_pieces(int64_t batch, int64_t length) { return batch * ((length + STEPS - 1) / STEPS); }
 };
 
+/* work(piece, thread) for every piece of the sequences; each thread has its own share of them, one after the other. */
+template <class Work> INLINE void for_pieces(int64_t batch, int64_t length, int64_t threads, Work work) {
+    int64_t pieces = Piece::n_pieces(batch, length);
+#pragma omp parallel for num_threads((int)threads) if (threads > 1)
+    for (int64_t thread = 0; thread < threads; thread++)
+        for (int64_t number = thread * pieces / threads; number < (thread + 1) * pieces / threads; number++)
+            work(Piece(number, length), thread);
+}
+
 /* One vector of channels of a sequence (T, channels); zeros before and behind it. */
 struct Column {
     const float *x;
@@ -26,21 +35,30 @@ struct Column {
     vec at(int64_t t) const { return has(t) ? load(x + t * channels) : vec{}; }
 };
 
-/* Filters (channels, 3) and bias (channels) as four rows. */
-INLINE void pack_filters(const float *weight, const float *bias, int64_t channels, float *rows) {
+/* Filters (channels, N) and bias (channels) as N + 1 rows. */
+template <int N> INLINE void pack_filters(const float *weight, const float *bias, int64_t channels, float *rows) {
     for (int64_t c = 0; c < channels; c++) {
-        for (int i = 0; i < 3; i++) rows[i * channels + c] = weight[3 * c + i];
-        rows[3 * channels + c] = bias[c];
+        for (int i = 0; i < N; i++) rows[i * channels + c] = weight[N * c + i];
+        rows[N * channels + c] = bias[c];
     }
 }
 
-/* The filters of one vector of channels, or sums over time that become their gradients. */
-struct Filter {
-    vec taps[3], bias;
-    Filter(const float *rows, int64_t channels) {
-        for (int i = 0; i < 3; i++) taps[i] = load(rows + i * channels);
-        bias = load(rows + 3 * channels);
+/* The filters of one vector of channels. */
+template <int N> struct Taps {
+    vec taps[N], bias;
+    Taps(const float *rows, int64_t channels) : bias(load(rows + N * channels)) {
+        for (int i = 0; i < N; i++) taps[i] = load(rows + i * channels);
     }
+    vec convolve(const vec *heard) const {
+        vec sum = bias;
+        for (int i = 0; i < N; i++) sum += taps[i] * heard[i];
+        return sum;
+    }
+};
+
+/* Three taps, or sums over time that become their gradients. */
+struct Filter : Taps<3> {
+    using Taps<3>::Taps;
     vec convolve(vec before, vec now, vec after) const {
         return bias + taps[0] * before + taps[1] * now + taps[2] * after;
     }
@@ -55,15 +73,16 @@ struct Filter {
     }
 };
 
-/* The gradients of several threads, (threads, size) with these rows at `rows`, as filters (channels, 3) and bias. */
+/* The gradients of several threads, (threads, size) with these rows at `rows`, as filters (channels, N) and bias. */
+template <int N>
 INLINE void unpack_sums(const float *rows, int64_t size, int64_t threads, int64_t channels, float *weight,
                         float *bias) {
     for (int64_t c = 0; c < channels; c++) {
-        float found[4] = {};
+        float found[N + 1] = {};
         for (int64_t thread = 0; thread < threads; thread++)
-            for (int i = 0; i < 4; i++) found[i] += rows[thread * size + i * channels + c];
-        for (int i = 0; i < 3; i++) weight[3 * c + i] = found[i];
-        bias[c] = found[3];
+            for (int i = 0; i <= N; i++) found[i] += rows[thread * size + i * channels + c];
+        for (int i = 0; i < N; i++) weight[N * c + i] = found[i];
+        bias[c] = found[N];
     }
 }
 

@@ -88,15 +88,6 @@ struct Norm {
     }
 };
 
-/* For every piece of a recording, by some thread. */
-template <class Work> static void for_pieces(int64_t steps, int64_t threads, Work work) {
-    int64_t pieces = Piece::n_pieces(1, steps);
-#pragma omp parallel for num_threads((int)threads) if (threads > 1)
-    for (int64_t thread = 0; thread < threads; thread++)
-        for (int64_t number = thread * pieces / threads; number < (thread + 1) * pieces / threads; number++)
-            work(Piece(number, steps), thread);
-}
-
 /* Mean and 1 / standard deviation of a recording, from its pieces' moments. */
 static void keep_moments(const Moments *pieces, int64_t steps, float eps, float *moments) {
     Moments whole = pieces[0];
@@ -117,14 +108,14 @@ extern "C" int norm_prelu(const float *x, const float *gain, const float *bias, 
     Moments *pieces = (Moments *)space.take(6 * Piece::n_pieces(1, steps));
     for (int64_t b = 0; b < batch; b++, x += steps * channels, y += steps * channels) {
         if (moments) {
-            for_pieces(steps, threads, [=](Piece piece, int64_t) {
+            for_pieces(1, steps, threads, [=](Piece piece, int64_t) {
                 int64_t count = (piece.stop - piece.start) * channels;
                 pieces[piece.start / STEPS] = moments_of(x + piece.start * channels, count);
             });
             keep_moments(pieces, steps, eps, moments + 2 * b);
         }
         norm.prepare(bias, moments ? moments + 2 * b : nullptr);
-        for_pieces(steps, threads, [=](Piece piece, int64_t) {
+        for_pieces(1, steps, threads, [=](Piece piece, int64_t) {
             for (int64_t i = piece.start * channels; i < piece.stop * channels; i += channels)
                 for (int64_t c = 0; c < channels; c += LANES) store(y + i + c, norm.apply(load(x + i + c), c));
         });
@@ -146,7 +137,7 @@ extern "C" int norm_prelu_backward(const float *grad, const float *x, const floa
     for (int64_t b = 0; b < batch; b++, x += steps * channels, grad += steps * channels, grad_x += steps * channels) {
         norm.prepare(bias, moments ? moments + 2 * b : nullptr);
         memset(sums, 0, sizeof(float) * size * threads);
-        for_pieces(steps, threads, [=](Piece piece, int64_t thread) {
+        for_pieces(1, steps, threads, [=](Piece piece, int64_t thread) {
             float *total = of_pieces + thread * size, *product = total + channels;
             memset(total, 0, sizeof(float) * size);
             vec by_slope = {};
@@ -165,7 +156,7 @@ extern "C" int norm_prelu_backward(const float *grad, const float *x, const floa
         for (int64_t thread = 0; thread < threads; thread++)
             *grad_slope += sum_of(load(sums + thread * size + 2 * channels));
         if (!moments) norm.along = norm.constant = 0;
-        for_pieces(steps, threads, [=](Piece piece, int64_t) {
+        for_pieces(1, steps, threads, [=](Piece piece, int64_t) {
             for (int64_t i = piece.start * channels; i < piece.stop * channels; i += channels)
                 for (int64_t c = 0; c < channels; c += LANES)
                     store(grad_x + i + c, norm.gradient(load(grad + i + c), load(x + i + c), c));
@@ -173,27 +164,6 @@ extern "C" int norm_prelu_backward(const float *grad, const float *x, const floa
     }
     return 0;
 }
-
-/* Filters (C, TAPS) and bias (C) as rows. */
-static void pack_taps(const float *weight, const float *bias, int64_t channels, float *rows) {
-    for (int64_t c = 0; c < channels; c++) {
-        for (int k = 0; k < TAPS; k++) rows[k * channels + c] = weight[TAPS * c + k];
-        rows[TAPS * channels + c] = bias[c];
-    }
-}
-
-/* The filters of one vector of channels. */
-struct Taps {
-    vec taps[TAPS], bias;
-    Taps(const float *rows, int64_t channels) : bias(load(rows + TAPS * channels)) {
-        for (int k = 0; k < TAPS; k++) taps[k] = load(rows + k * channels);
-    }
-    vec convolve(const vec *heard) const {
-        vec sum = bias;
-        for (int k = 0; k < TAPS; k++) sum += taps[k] * heard[k];
-        return sum;
-    }
-};
 
 /* Rows are worked on four at a time, along which what they share is loaded once. */
 template <int N> struct Rows {
@@ -227,16 +197,16 @@ static int convolve_and_normalise(const float *x, const float *weight, const flo
     float *filters = space.take((TAPS + 1) * channels), *zeros = space.take(channels);
     Norm norm = {channels, 1, gain, space.take(channels), space.take(channels)};
     Moments *pieces = (Moments *)space.take(6 * Piece::n_pieces(1, steps));
-    pack_taps(weight, bias, channels, filters);
+    pack_filters<TAPS>(weight, bias, channels, filters);
     memset(zeros, 0, sizeof(float) * channels);
     for (int64_t b = 0; b < batch; b++, x += length * channels, y += steps * channels, moments += 2) {
-        for_pieces(steps, threads, [=](Piece piece, int64_t) {
+        for_pieces(1, steps, threads, [=](Piece piece, int64_t) {
             by_rows(piece.start, piece.stop, [=](auto rows, int64_t t) {
                 constexpr int N = decltype(rows)::COUNT, HEARD = STRIDE * (N - 1) + TAPS;
                 const float *from[HEARD];
                 Sequence{x, zeros, length, channels}.template find<HEARD>(STRIDE * t - REACH, from);
                 for (int64_t c = 0; c < channels; c += LANES) {
-                    Taps filter(filters + c, channels);
+                    Taps<TAPS> filter(filters + c, channels);
                     vec heard[HEARD];
                     load_all<HEARD>(from, c, heard);
                     for (int n = 0; n < N; n++) store(y + (t + n) * channels + c, filter.convolve(heard + STRIDE * n));
@@ -246,7 +216,7 @@ static int convolve_and_normalise(const float *x, const float *weight, const flo
         });
         keep_moments(pieces, steps, eps, moments);
         norm.prepare(offset, moments);
-        for_pieces(steps, threads, [=](Piece piece, int64_t) {
+        for_pieces(1, steps, threads, [=](Piece piece, int64_t) {
             for (int64_t i = piece.start * channels; i < piece.stop * channels; i += channels)
                 for (int64_t c = 0; c < channels; c += LANES) store(y + i + c, norm.ahead(load(y + i + c), c));
         });
@@ -267,20 +237,20 @@ static int find_gradients(const float *grad, const float *x, const float *weight
     float *filters = space.take(taps_size), *zeros = space.take(channels), *windows = space.take(window * threads);
     Norm norm = {channels, 1, gain, space.take(channels), space.take(channels)};
     float *sums = space.take(size * threads), *taps_sums = space.take(taps_size * threads);
-    pack_taps(weight, bias, channels, filters);
+    pack_filters<TAPS>(weight, bias, channels, filters);
     memset(taps_sums, 0, sizeof(float) * taps_size * threads), memset(zeros, 0, sizeof(float) * channels);
     memset(grad_gain, 0, sizeof(float) * channels), memset(grad_offset, 0, sizeof(float) * channels);
     for (int64_t b = 0; b < batch; b++, x += length * channels, grad += steps * channels, grad_x += length * channels) {
         Sequence source = {x, zeros, length, channels};
         norm.prepare(offset, moments + 2 * b);
         memset(sums, 0, sizeof(float) * size * threads);
-        for_pieces(steps, threads, [=](Piece piece, int64_t thread) {
+        for_pieces(1, steps, threads, [=](Piece piece, int64_t thread) {
             by_rows(piece.start, piece.stop, [=](auto rows, int64_t t) {
                 constexpr int N = decltype(rows)::COUNT, HEARD = STRIDE * (N - 1) + TAPS;
                 const float *from[HEARD];
                 source.template find<HEARD>(STRIDE * t - REACH, from);
                 for (int64_t c = 0; c < channels; c += LANES) {
-                    Taps filter(filters + c, channels);
+                    Taps<TAPS> filter(filters + c, channels);
                     vec heard[HEARD], total = {}, product = {};
                     load_all<HEARD>(from, c, heard);
                     for (int n = 0; n < N; n++) {
@@ -293,7 +263,7 @@ static int find_gradients(const float *grad, const float *x, const float *weight
             });
         });
         norm.find_gradient(sums, size, threads, steps, grad_gain, grad_offset);
-        for_pieces(steps, threads, [=](Piece piece, int64_t thread) {
+        for_pieces(1, steps, threads, [=](Piece piece, int64_t thread) {
             float *behind = windows + thread * window; /* gradients by what was convolved, from REACH steps before */
             auto find_behind = [=](int64_t start, int64_t stop, float *own) {
                 by_rows(start, stop, [=](auto rows, int64_t t) {
@@ -301,7 +271,7 @@ static int find_gradients(const float *grad, const float *x, const float *weight
                     const float *from[HEARD];
                     source.template find<HEARD>(STRIDE * t - REACH, from);
                     for (int64_t c = 0; c < channels; c += LANES) {
-                        Taps filter(filters + c, channels);
+                        Taps<TAPS> filter(filters + c, channels);
                         vec heard[HEARD], scale = load(norm.scale + c), of_taps[TAPS] = {}, of_bias = {};
                         load_all<HEARD>(from, c, heard);
                         for (int n = 0; n < N; n++) {
@@ -329,7 +299,7 @@ static int find_gradients(const float *grad, const float *x, const float *weight
                 for (int i = 0; i < STRIDE * N; i++) /* what lies behind the end goes to a row that nobody reads */
                     to[i] = STRIDE * t + i < length ? grad_x + (STRIDE * t + i) * channels : behind + window - width;
                 for (int64_t c = 0; c < channels; c += LANES) {
-                    Taps filter(filters + c, channels);
+                    Taps<TAPS> filter(filters + c, channels);
                     vec heard[HEARD];
                     load_all<HEARD>(from, c, heard);
                     for (int i = 0; i < STRIDE * N; i++) {
@@ -342,13 +312,7 @@ static int find_gradients(const float *grad, const float *x, const float *weight
             });
         });
     }
-    for (int64_t c = 0; c < channels; c++) {
-        float found[TAPS + 1] = {};
-        for (int64_t thread = 0; thread < threads; thread++)
-            for (int k = 0; k <= TAPS; k++) found[k] += taps_sums[thread * taps_size + k * channels + c];
-        for (int k = 0; k < TAPS; k++) grad_weight[TAPS * c + k] = found[k];
-        grad_bias[c] = found[TAPS];
-    }
+    unpack_sums<TAPS>(taps_sums, taps_size, threads, channels, grad_weight, grad_bias);
     return 0;
 }
 

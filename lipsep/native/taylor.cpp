@@ -100,19 +100,28 @@ static void differentiate(const Sizes &s, const float totals[PAIRS][PLUS], const
     }
 }
 
+/* work(frame, its place in memory, its number) for every frame of every head; 1 where there is no memory. */
+template <class Work>
+static int for_frames(const Sizes &s, const float *q, const float *k, const float *v, int64_t heads, int more,
+                      int64_t threads, Work work) {
+    int failed = 0;
+#pragma omp parallel for num_threads((int)threads) if (threads > 1)
+    for (int64_t i = 0; i < heads * s.frames; i++) {
+        int64_t offset = (i / s.frames * D * s.frames + i % s.frames) * s.n;
+        Frame frame(s, q + offset, k + offset, v + offset, more);
+        if (frame.space.failed())
+            failed = 1;
+        else
+            work(frame, offset, i);
+    }
+    return failed;
+}
+
 /* y (heads, D, frames, N) and sums (heads, 1, frames, N) of q, k, v (heads, D, frames, N). 1 where there is no memory. */
 extern "C" int taylor_attend(const float *q, const float *k, const float *v, float *y, float *sums, int64_t heads,
                              int64_t frames, int64_t n, int64_t threads) {
     Sizes s = {frames, n, round_up(n, 2 * LANES)};
-    int failed = 0;
-#pragma omp parallel for num_threads((int)threads) if (threads > 1)
-    for (int64_t i = 0; i < heads * frames; i++) {
-        int64_t offset = (i / frames * D * frames + i % frames) * n;
-        Frame frame(s, q + offset, k + offset, v + offset, 0);
-        if (frame.space.failed()) {
-            failed = 1;
-            continue;
-        }
+    return for_frames(s, q, k, v, heads, 0, threads, [=](Frame &frame, int64_t offset, int64_t i) {
         float totals[PAIRS][PLUS], *values = frame.values; /* which give way to the results */
         add_up(s, frame.keys, values, totals);
         halve_squares(totals);
@@ -127,8 +136,7 @@ extern "C" int taylor_attend(const float *q, const float *k, const float *v, flo
         }
         put_frame(s, values, y + offset);
         memcpy(sums + i * n, values + D * s.padded, sizeof(float) * n);
-    }
-    return failed;
+    });
 }
 
 /* Gradients by q, k and v for `grad`, that by y. 1 where there is no memory. */
@@ -136,15 +144,7 @@ extern "C" int taylor_attend_backward(const float *grad, const float *q, const f
                                       const float *sums, float *grad_q, float *grad_k, float *grad_v, int64_t heads,
                                       int64_t frames, int64_t n, int64_t threads) {
     Sizes s = {frames, n, round_up(n, 2 * LANES)};
-    int failed = 0;
-#pragma omp parallel for num_threads((int)threads) if (threads > 1)
-    for (int64_t i = 0; i < heads * frames; i++) {
-        int64_t offset = (i / frames * D * frames + i % frames) * n;
-        Frame frame(s, q + offset, k + offset, v + offset, 2);
-        if (frame.space.failed()) {
-            failed = 1;
-            continue;
-        }
+    return for_frames(s, q, k, v, heads, 2, threads, [=](Frame &frame, int64_t offset, int64_t i) {
         float *shares = frame.space.take(PLUS * s.padded), *out = frame.space.take(PLUS * s.padded);
         float totals[PAIRS][PLUS], grad_totals[PAIRS][PLUS];
         take_frame(s, grad + offset, false, shares);
@@ -172,6 +172,5 @@ extern "C" int taylor_attend_backward(const float *grad, const float *q, const f
                 for (int h = 0; h < 2; h++) store(out + e * s.padded + p + h * LANES, found[e][h]);
         }
         put_frame(s, out, grad_v + offset);
-    }
-    return failed;
+    });
 }

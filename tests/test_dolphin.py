@@ -15,7 +15,8 @@ from golden import fill_manifest, golden_audio, golden_video, hash_uniform, snr_
 from torch import Tensor, nn
 
 from lipsep.encoders import list_encoders
-from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention, LipDecoder, TaylorAttention
+from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention, LipDecoder
+from lipsep.encoders.taylor_attention import TaylorAttention
 from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import ModelError, WeightsError
 from lipsep.layers.arranged import Arranged

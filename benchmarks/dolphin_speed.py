@@ -11,8 +11,7 @@ measured between the runs. Time is processor time of one thread, the least of se
 disturbs it little. Attention grows with the square of the length, which that floor leaves out; "x executed" is the
 same with the multiply-accumulates that are executed at this length. Memory is the growth of the resident set's peak
 during the first pass of a fresh process. A training step is forward, loss and backward, the least of two after two that
-find their memory. Exits with 1 when a
-limit is missed.
+find their memory. Exits with 1 when a limit is missed.
 """
 
 from __future__ import annotations

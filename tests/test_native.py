@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from lipsep import native
-from lipsep.encoders.dp_lipcoder import Stem, TaylorAttention
+from lipsep.encoders.dp_lipcoder import Stem
+from lipsep.encoders.taylor_attention import TaylorAttention
 from lipsep.layers.attention import AttendNatively, scaled_attention
 from lipsep.layers.prelu import PReLU
 from lipsep.losses import negative_si_snr
@@ -485,3 +486,9 @@ def test_sequences_stretched_and_added_and_the_transpose(length: int, threads: i
         assert_close(stretching.add_stretched(y.clone(), parts), expected)
     for n, found in zip([length, *lengths], stretching.unstretch_all(x, [length, *lengths]), strict=True):
         assert_close(found, unstretch_to(x.double(), n))
+
+
+def test_a_report_compiles_nothing_that_nobody_needed(fresh: None) -> None:
+    assert native.status() == "not needed"
+    found = native.takes(torch.zeros(1))
+    assert (native.status() == "compiled for this processor") == found

@@ -11,11 +11,6 @@ from torch.autograd.function import once_differentiable
 from lipsep import native
 
 
-def kernels_take(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether native/global_norm.cpp takes these: x (B, T, C), weights per channel."""
-    return x.shape[2] % native.MULTIPLE == 0 and native.takes(x, *weights)
-
-
 class NormPReLU(torch.autograd.Function):
     """Norm (with an `eps`), gain and bias, PReLU (with a slope).
 

@@ -57,6 +57,11 @@ def takes(*tensors: Tensor | None) -> bool:
     )
 
 
+def takes_sequences(x: Tensor, *others: Tensor | None) -> bool:
+    """As `takes`, for kernels that work along the channels of x (B, T, C)."""
+    return x.shape[2] % MULTIPLE == 0 and takes(x, *others)
+
+
 def run(name: str, *arguments: Tensor | int | float | None) -> None:
     """Call a kernel with as many threads as PyTorch uses.
 
@@ -85,8 +90,8 @@ def draw_seed(p: float) -> int:
 
 
 def status() -> str:
-    """One line: that there are kernels, or why PyTorch works alone."""
-    return _library()[1]
+    """One line: that there are kernels, or why PyTorch works alone. Compiles nothing: nobody may have needed them."""
+    return _library()[1] if _library.cache_info().currsize else "not needed"
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.layers.norm_prelu import NormPReLU, kernels_take
+from lipsep import native
+from lipsep.layers.norm_prelu import NormPReLU
 from lipsep.layers.precision import full_precision
 
 
@@ -38,6 +39,12 @@ class DepthwiseConv(nn.Module):
         conv = nn.Conv1d(channels, channels, kernel, groups=channels, bias=bias)  # for PyTorch's own initialisation
         self.weight, self.bias = conv.weight, conv.bias
         self.stride = stride
+
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether native/depthwise.h knows such filters: three taps, a bias, and whole vectors in half of them."""
+        channels, _, kernel = self.weight.shape
+        return kernel == 3 and self.stride == 1 and self.bias is not None and channels % (2 * native.MULTIPLE) == 0
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(x, self.weight)
@@ -142,7 +149,7 @@ class GlobalNorm(nn.Module):
     def forward(self, x: Tensor, scale: LayerScale | None = None) -> Tensor:
         """scale: what comes behind the norm, and becomes part of its gain and bias."""
         weight, bias = (self.weight, self.bias) if scale is None else (self.weight * scale.gain, self.bias * scale.gain)
-        if kernels_take(x, weight):
+        if native.takes_sequences(x, weight):
             return NormPReLU.apply(x, weight, bias, None, self.eps)
         if torch.is_grad_enabled():
             return as_sequence(F.group_norm(as_picture(x), 1, weight, bias, self.eps))

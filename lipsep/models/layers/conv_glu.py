@@ -15,9 +15,7 @@ from lipsep.models.layers.dropout import Dropout
 
 def conv_glu(conv: DepthwiseConv, dropout: Dropout, x: Tensor) -> Tensor:
     """Half of the channels after the convolution, gated by the sigmoids of the other half: (B, T, 2 H) -> (B, T, H)."""
-    channels, _, kernel = conv.weight.shape
-    fitting = kernel == 3 and conv.stride == 1 and conv.bias is not None and channels % (2 * native.MULTIPLE) == 0
-    if fitting and dropout.p < 1 and native.takes(x, conv.weight, conv.bias):
+    if conv.suits_kernels and dropout.p < 1 and native.takes(x, conv.weight, conv.bias):
         return ConvGLU.apply(x.contiguous(), conv.weight, conv.bias, float(dropout.p) if dropout.training else 0.0)
     return dropout(F.glu(conv(x), dim=2))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lipsep import native
-from lipsep.layers.norm_prelu import NormPReLU, kernels_take
+from lipsep.layers.norm_prelu import NormPReLU
 from lipsep.layers.prelu import PReLU
 from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm
 
@@ -25,15 +25,14 @@ TAPS = 5
 
 def normalise(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
     """The norm, then the PReLU or nothing (`nn.Identity`). Shape: (B, T, C) -> (B, T, C)."""
-    slope = act.weight if isinstance(act, PReLU) else None
-    if type(norm) is GlobalNorm and kernels_take(x, norm.weight, slope):
-        return NormPReLU.apply(x, norm.weight, norm.bias, slope, norm.eps)
+    if isinstance(act, PReLU) and type(norm) is GlobalNorm and native.takes_sequences(x, norm.weight, act.weight):
+        return NormPReLU.apply(x, norm.weight, norm.bias, act.weight, norm.eps)
     return act(norm(x))
 
 
 def adapt(x: Tensor, gain: DepthwiseConv, act: PReLU) -> Tensor:
     """Gain and bias per channel (a convolution of one tap), then the PReLU. Shape: (B, T, C) -> (B, T, C)."""
-    if kernels_take(x, gain.weight, act.weight):
+    if native.takes_sequences(x, gain.weight, act.weight):
         return NormPReLU.apply(x, gain.weight.flatten(), gain.bias, act.weight, None)
     return act(gain(x))
 
@@ -45,7 +44,7 @@ def convolve_and_normalise(x: Tensor, *layers: tuple[DepthwiseConv, nn.Module]) 
     """
     strides = {conv.stride for conv, _ in layers}
     fitting = all(conv.weight.shape[2] == TAPS and type(norm) is GlobalNorm for conv, norm in layers)
-    if fitting and len(strides) == 1 and kernels_take(x, *(conv.weight for conv, _ in layers)):
+    if fitting and len(strides) == 1 and native.takes_sequences(x, *(conv.weight for conv, _ in layers)):
         weights = [w for conv, norm in layers for w in (conv.weight, conv.bias, norm.weight, norm.bias)]
         return _ConvNorms.apply(x, strides.pop(), [norm.eps for _, norm in layers], *weights)
     return tuple(norm(conv(x)) for conv, norm in layers)

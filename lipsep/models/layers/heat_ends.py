@@ -18,7 +18,7 @@ NORM_EPS = 1e-5
 def heat_and_gate(conv_in: DepthwiseConv, project: DepthwiseConv, x: Tensor) -> tuple[Tensor, Tensor]:
     """Two convolutions, the second with two outputs from each channel: (B, T, C) -> heat and gate (B, T, C)."""
     inputs = x, conv_in.weight, conv_in.bias, project.weight, project.bias
-    if _fits(conv_in) and _fits(project) and native.takes(*inputs):
+    if conv_in.suits_kernels and project.suits_kernels and native.takes(*inputs):
         return HeatAndGate.apply(*inputs)
     return project(duplicate_channels(conv_in(x))).chunk(2, dim=-1)
 
@@ -26,14 +26,9 @@ def heat_and_gate(conv_in: DepthwiseConv, project: DepthwiseConv, x: Tensor) -> 
 def release_heat(norm: nn.LayerNorm, conv_out: DepthwiseConv, heat: Tensor, gate: Tensor) -> Tensor:
     """Norm, gate, convolution: (B, T, C), (B, T, C) -> (B, T, C)."""
     inputs = heat, gate, norm.weight, norm.bias, conv_out.weight, conv_out.bias
-    if _fits(conv_out) and norm.eps == NORM_EPS and native.takes(*inputs):
+    if conv_out.suits_kernels and norm.eps == NORM_EPS and native.takes(*inputs):
         return ReleaseHeat.apply(*inputs)
     return conv_out(norm(heat) * F.silu(gate))
-
-
-def _fits(conv: DepthwiseConv) -> bool:
-    channels, _, kernel = conv.weight.shape
-    return kernel == 3 and channels % (2 * native.MULTIPLE) == 0
 
 
 class HeatAndGate(torch.autograd.Function):

@@ -64,7 +64,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, distances: Tensor | None, dropout
     """
     if kernels_take(q, k, v, distances):
         return AttendNatively.apply(q, k, v, distances, dropout)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or dropout:
         return AttendAgain.apply(q, k, v, distances, dropout)
     return F.scaled_dot_product_attention(q, k, v, scale=1.0) if distances is None else attend(q, k, v, distances)
 

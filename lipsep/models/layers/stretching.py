@@ -19,7 +19,7 @@ def add_stretched(y: Tensor, parts: Sequence[Tensor]) -> Tensor:
 
     Shape: y (B, T, C), parts (B, T_i, C) with T_i < T -> (B, T, C).
     """
-    if not torch.is_grad_enabled() and y.is_contiguous() and _takes(y, *parts):
+    if not torch.is_grad_enabled() and y.is_contiguous() and native.takes_sequences(y, *parts):
         for some in _grouped([part.contiguous() for part in parts]):
             native.run("add_stretched", y, *_four(some), *y.shape)
         return y
@@ -35,16 +35,12 @@ def add_stretched(y: Tensor, parts: Sequence[Tensor]) -> Tensor:
 def unstretch_all(x: Tensor, lengths: Sequence[int]) -> list[Tensor]:
     """`unstretch_to` for every length, without gradients. Shape: (B, T, C) -> (B, T_i, C) for each."""
     coarse = [length for length in lengths if length < x.shape[1]]
-    if not coarse or not _takes(x):
+    if not coarse or not native.takes_sequences(x):
         return [unstretch_to(x, length) for length in lengths]
     x, found = x.contiguous(), {length: x.new_empty(len(x), length, x.shape[2]) for length in coarse}
     for some in _grouped(list(found.values())):
         native.run("sum_stretched", x, *_four(some), *x.shape)
     return [found[length] if length in found else unstretch_to(x, length) for length in lengths]
-
-
-def _takes(*sequences: Tensor) -> bool:
-    return sequences[0].shape[2] % native.MULTIPLE == 0 and native.takes(*sequences)
 
 
 def _grouped(parts: list[Tensor]) -> list[list[Tensor]]:

@@ -19,7 +19,7 @@ import torch
 from long_run import repeat
 
 from lipsep.constants import FPS, SAMPLE_RATE
-from lipsep.data.shards import prepare_shards
+from lipsep.data.corpora.shards import prepare_shards
 from lipsep.losses import negative_si_snr
 from lipsep.models import create_model
 from lipsep.separator import DEFAULT_MODEL, Separator

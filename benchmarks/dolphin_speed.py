@@ -30,10 +30,10 @@ import torch
 from plain_dolphin import PlainDolphin, plain_dolphin
 from torch.utils.flop_counter import FlopCounterMode
 
-from lipsep.environment import SETTINGS, keep_freed_memory
 from lipsep.losses import negative_si_snr
 from lipsep.models import create_model
 from lipsep.models.dolphin import Dolphin
+from lipsep.system.environment import SETTINGS, keep_freed_memory
 
 FLOOR_GMACS = 11.5  # per second of audio
 MAX_FLOORS, MAX_GROWTH, MAX_GB_4S, MAX_GMACS_1S = 2.5, 2.1, 0.5, 11.6

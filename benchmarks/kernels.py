@@ -1,4 +1,4 @@
-"""What the compiled kernels (lipsep/native) save, against the same layers in PyTorch's own operators, in turn.
+"""What the compiled kernels (lipsep/kernels/native) save, against the same layers in PyTorch's own operators, in turn.
 
     python benchmarks/kernels.py
 
@@ -15,12 +15,12 @@ import torch
 from dolphin_speed import least_cpu_s
 from torch import Tensor, nn
 
-from lipsep import native
 from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention, SpaceAttention
-from lipsep.environment import keep_freed_memory
+from lipsep.kernels import native
+from lipsep.layers.heat import HeatDiffusion
+from lipsep.layers.relative_attention import RelativeAttention
 from lipsep.models.dolphin import DolphinConfig, FeedForward
-from lipsep.models.layers.heat import HeatDiffusion
-from lipsep.models.layers.relative_attention import RelativeAttention
+from lipsep.system.environment import keep_freed_memory
 
 RUNS = 9
 TIME, COARSE, FRAMES = 8_000, 500, 50  # steps at the finest and at the coarsest resolution, pictures

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from lipsep.constants import FPS, SAMPLES_PER_FRAME
-from lipsep.data.clips import TalkingClips
-from lipsep.data.prepare import filmed_corpus
-from lipsep.sync import CONFIDENT, SEARCH_MS, Offset, envelope, lip_opening, offset_of
+from lipsep.data.clips.clips import TalkingClips
+from lipsep.data.corpora.prepare import filmed_corpus
+from lipsep.lips.sync import CONFIDENT, SEARCH_MS, Offset, envelope, lip_opening, offset_of
 
 N_FILES = 200
 SPOKEN = slice(14, 62)  # frames of GRID's 75; the rest is mostly silence, which would make it easier

@@ -3,7 +3,7 @@
     python benchmarks/lips_and_loudness.py FOLDER_WITH_CLIPS [--pattern 's[wr]*'] [--clips 40]
 
 Each clip shows one talker. The opening of the lips and the loudness of the clean voice, both freed of slow changes
-(lipsep.sync), are correlated for every pair of clips with both voices. "Each": either mouth correlates better with its
+(lips.sync), are correlated for every pair of clips with both voices. "Each": either mouth correlates better with its
 own voice than with the other. "Together": of the two ways to hand out the voices, the right one has the larger sum.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from lipsep.constants import FPS
-from lipsep.data.filming import film_talker
+from lipsep.data.corpora.filming import film_talker
 from lipsep.errors import LipsepError
-from lipsep.sync import RATE, envelope, lip_opening, without_slow_changes
+from lipsep.lips.sync import RATE, envelope, lip_opening, without_slow_changes
 
 
 def curves(video: Path) -> tuple[np.ndarray, np.ndarray]:

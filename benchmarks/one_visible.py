@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lipsep.checkpoints import load_model
+from lipsep.checkpoints.folder import load_model
 from lipsep.evaluation.cases import Case, open_cases
 from lipsep.evaluation.evaluate import separate_case
 from lipsep.losses import si_snr

@@ -19,12 +19,12 @@ import torch
 from dolphin_speed import least_cpu_s
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from lipsep.checkpoints import load_model
+from lipsep.checkpoints.folder import load_model
 from lipsep.evaluation.cases import Case, open_cases
 from lipsep.evaluation.evaluate import separate_case
-from lipsep.export import PRECISIONS, example, export_onnx
 from lipsep.losses import si_snr
 from lipsep.models import SeparationModel
+from lipsep.onnx.export import PRECISIONS, example, export_onnx
 
 MANIFEST = Path(__file__).parents[1] / "recipes/laptop/unseen_sentences.csv"
 MAX_LOSS_DB = 0.2

@@ -387,7 +387,7 @@ class VisualTop(nn.Module):
 
 
 class VisualFusion(nn.Module):
-    """With the slip of the published code, see `lipsep.models.layers.visual_fusion`."""
+    """With the slip of the published code, see `lipsep.layers.visual_fusion`."""
 
     def __init__(self, config: DolphinConfig) -> None:
         super().__init__()

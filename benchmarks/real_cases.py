@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from lipsep import Separator
-from lipsep.faces import FaceTrack
-from lipsep.lips import MOUTH
-from lipsep.media import read_frames, write_video
+from lipsep.faces.tracks import FaceTrack
+from lipsep.lips.reading import MOUTH
+from lipsep.media.reading import read_frames, write_video
 from lipsep.separator import DEFAULT_MODEL
 
 TEXT = "AND THIS IS WHAT THEY SAID"

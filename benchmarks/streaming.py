@@ -19,7 +19,7 @@ import torch
 from lipsep.constants import FPS, SAMPLES_PER_FRAME
 from lipsep.models import create_model
 from lipsep.models.swiftnet import SwiftNet
-from lipsep.streaming import PICTURES_AT_ONCE, Stream
+from lipsep.separation.streaming import PICTURES_AT_ONCE, Stream
 
 
 def stream_ms(model: SwiftNet, sound: torch.Tensor, lips: torch.Tensor, n_pictures: int) -> np.ndarray:

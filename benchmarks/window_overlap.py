@@ -4,7 +4,7 @@
 
 Joins four unseen sentences of GRID's talker s1 to 12 s of speech, mixes two such stretches, separates them with windows
 of several lengths and overlaps, and prints SI-SNRi, the same within 0.1 s of the seams, and the cost relative to the
-default of `lipsep.windows`.
+default of `lipsep.separation.windows`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lipsep.checkpoints import load_model
+from lipsep.checkpoints.folder import load_model
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from lipsep.data.manifest import mix
+from lipsep.data.mixtures.manifest import mix
 from lipsep.evaluation.cases import load_filmed_voice
 from lipsep.losses import si_snr
-from lipsep.windows import separate_windows, window_starts
+from lipsep.separation.windows import separate_windows, window_starts
 
 SETTINGS = [(2.0, 0.0), (2.0, 0.52), (2.0, 1.0), (4.0, 0.0), (4.0, 0.52), (4.0, 1.0), (4.0, 2.0), (8.0, 1.0)]
 N_MIXTURES, N_JOINED = 12, 4

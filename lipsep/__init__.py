@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lipsep.checkpoints import load_model
+    from lipsep.checkpoints.folder import load_model
     from lipsep.models import create_model, list_models
     from lipsep.separator import Separator
 
@@ -20,7 +20,7 @@ _HOMES = {
     "Separator": "lipsep.separator",
     "create_model": "lipsep.models",
     "list_models": "lipsep.models",
-    "load_model": "lipsep.checkpoints",
+    "load_model": "lipsep.checkpoints.folder",
 }
 
 

@@ -20,10 +20,10 @@ from lipsep.commands.pretrain import pretrain
 from lipsep.commands.profile import profile
 from lipsep.commands.separate import separate
 from lipsep.commands.serve import serve
+from lipsep.commands.terminal import Device, Stopped, Threads, complain, needs_extra, open_separator, progress
 from lipsep.commands.web import web
-from lipsep.environment import before_torch
 from lipsep.errors import plain_reason
-from lipsep.terminal import Device, Stopped, Threads, complain, needs_extra, open_separator, progress
+from lipsep.system.environment import before_torch
 
 # torch, OpenCV and the models are imported inside the commands, so that --help and typing errors answer at once
 
@@ -67,7 +67,7 @@ def models() -> None:
     """List the models and the weights that are at hand, with licence and size."""
     import torch
 
-    from lipsep.checkpoints import available_weights
+    from lipsep.checkpoints.folder import available_weights
     from lipsep.models import create_model, list_models
 
     typer.echo("models, for lipsep.create_model and recipes:")
@@ -116,7 +116,7 @@ def demo(
 ) -> None:
     """Separate the bundled clip of two people, of which the clean voices are known, and say how well it went."""
     separator = open_separator(model, device, threads)
-    from lipsep.demo import run_demo
+    from lipsep.commands.bundled_clip import run_demo
 
     with progress("the bundled clip") as hook:
         reached = run_demo(separator, out, hook)

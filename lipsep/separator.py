@@ -19,19 +19,16 @@ import numpy as np
 import torch
 
 from lipsep import __version__
-from lipsep.checkpoints import load_model
-from lipsep.clip import ArrayClip, Clip, FileClip
+from lipsep.checkpoints.folder import load_model
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import FaceError, MediaError, ModelError, OutputError
-from lipsep.faces import FaceTrack, face_picture, find_faces
-from lipsep.lips import extract_lips, lip_recipe
+from lipsep.faces.tracks import FaceTrack, face_picture, find_faces
+from lipsep.lips.reading import extract_lips, lip_recipe
+from lipsep.lips.sync import AUTO, CONFIDENT, CORRECT_MS, Offset, ShiftedLips, asked_offset, find_offset
+from lipsep.media.clip import ArrayClip, Clip, FileClip
 from lipsep.models import SeparationModel
-from lipsep.outputs import REPORT, OutputFolder, finished_report, writing_to
-from lipsep.report import peak_memory_mib, presence_runs, versions
-from lipsep.spool import Spool
-from lipsep.streaming import check_streamable, separate_stream
-from lipsep.sync import AUTO, CONFIDENT, CORRECT_MS, Offset, ShiftedLips, asked_offset, find_offset
-from lipsep.voices import (
+from lipsep.results.report import peak_memory_mib, presence_runs, versions
+from lipsep.results.voices import (
     RATE_CHOICES,
     VIDEO_CHOICES,
     RecordedVoices,
@@ -39,7 +36,10 @@ from lipsep.voices import (
     is_result_name,
     write_results,
 )
-from lipsep.windows import Hook, separate_windows
+from lipsep.separation.streaming import check_streamable, separate_stream
+from lipsep.separation.windows import Hook, separate_windows
+from lipsep.system.outputs import REPORT, OutputFolder, finished_report, writing_to
+from lipsep.system.spool import Spool
 
 DEFAULT_MODEL = "dolphin_laptop_together"
 HOLD_FRAMES = FPS // 2  # who is out of sight for so short a time (a hand, a glance aside, the end) is heard on
@@ -76,8 +76,8 @@ class Separator:
             file that `lipsep export` wrote, or a `SeparationModel` (which is switched to evaluation mode and moved to
             the device).
         device: "auto" (CUDA where there is one, else the processor), "cpu", "cuda", "cuda:1" or "mps".
-        window_s, overlap_s, batch: see `lipsep.windows.separate_windows`; batch None means 8 on a GPU, elsewhere one
-            per thread, side by side, 4 at most (with the full Dolphin each takes a quarter of a GB).
+        window_s, overlap_s, batch: see `separation.windows.separate_windows`; batch None means 8 on a GPU, elsewhere
+            one per thread, side by side, 4 at most (with the full Dolphin each takes a quarter of a GB).
 
     Raises:
         ModelError: unknown model or device. WeightsError: missing, damaged or foreign weights.
@@ -137,13 +137,13 @@ class Separator:
                 absences of up to half a second, and the end of the sound after the last picture, are bridged.
             iterations: of a model that refines its answer step by step (BIN): fewer are quicker. None: as it was made.
             rate: voices at "16k" (Hz, mono) or as "original": at the rate and with the channels of the input,
-                see `lipsep.fullband`.
+                see `lipsep.results.fullband`.
             video: per-person video "original" (picture copied unchanged), "tracked" (boxes drawn in) or "none".
             overwrite: replace finished work in `out_dir`. Without it the same job is skipped, another is refused.
             save_artifacts: also write landmarks (.npz) and the lip pictures that the model saw (.mp4).
-            streaming: separate picture by picture, hearing the past alone (`lipsep.streaming`); for causal models.
+            streaming: separate picture by picture, hearing the past alone (`separation.streaming`); for causal models.
             sync: "auto" finds out how much later the sound comes than the lips, and shifts the lips where that is sure
-                (`lipsep.sync`); "off" does neither; a number of ms is believed.
+                (`lipsep.lips.sync`); "off" does neither; a number of ms is believed.
             hook: called as `hook(step, completed, total)`, steps "read", "faces", "lips", "separate", "write".
             on_faces: called with everyone who was found, before their voices are separated.
 

@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from lipsep.face_nets import BlazeFace, FaceMesh
+from lipsep.faces.nets import BlazeFace, FaceMesh
 
 LICENCE = "Apache-2.0 (Google, MediaPipe)"
 

@@ -21,8 +21,8 @@ import soundfile
 from scipy.signal import resample_poly
 
 from lipsep.constants import SAMPLE_RATE
-from lipsep.data.scenes import build_clip, demo_people
-from lipsep.data.visemes import Phone
+from lipsep.data.synthetic.scenes import build_clip, demo_people
+from lipsep.data.synthetic.visemes import Phone
 from lipsep.errors import LipsepError
 
 ASSETS = Path(__file__).resolve().parents[1] / "lipsep" / "assets"

@@ -13,7 +13,7 @@ import sys
 from itertools import combinations, product
 from pathlib import Path
 
-from lipsep.data.manifest import draw_mixtures, write_manifest
+from lipsep.data.mixtures.manifest import draw_mixtures, write_manifest
 
 
 def main(root: Path, out: Path) -> None:

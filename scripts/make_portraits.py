@@ -21,9 +21,9 @@ import numpy as np
 from scipy.spatial import Delaunay
 
 from lipsep.constants import FPS
-from lipsep.data.puppets import Portrait, carry, surround
+from lipsep.data.synthetic.puppets import Portrait, carry, surround
 from lipsep.errors import LipsepError
-from lipsep.faces import find_faces
+from lipsep.faces.tracks import find_faces
 
 ASSETS = Path(__file__).resolve().parents[1] / "lipsep" / "assets"
 LICENCE = "public domain (work of the United States government)"

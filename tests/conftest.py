@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lipsep.checkpoints import save_model
+from lipsep.checkpoints.folder import save_model
 from lipsep.models import create_model
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
@@ -35,8 +35,8 @@ def model_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def film_once():
     """The product's own filming, for modules in which all clips show the same: its face tracker runs once."""
-    from lipsep.data import filming
-    from lipsep.faces import find_faces
+    from lipsep.data.corpora import filming
+    from lipsep.faces.tracks import find_faces
 
     kept = []
 

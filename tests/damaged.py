@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import soundfile
 
-from lipsep.media import read_frames
-from lipsep.outputs import finished_report
+from lipsep.media.reading import read_frames
+from lipsep.system.outputs import finished_report
 
 N_RANDOM = 288
 EXTREMES = (0, 1, 0x7F, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)

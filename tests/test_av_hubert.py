@@ -16,9 +16,9 @@ import torch
 
 from lipsep.encoders.av_hubert import WRAPPER, AVHubert, AVHubertConfig, avhubert_key, load_av_hubert
 from lipsep.errors import WeightsError
-from lipsep.lips import lip_recipe
+from lipsep.lips.reading import lip_recipe
+from lipsep.training.pretraining.teachers import create_teacher, taught_by
 from lipsep.training.recipe import TeacherPart
-from lipsep.training.teachers import create_teacher, taught_by
 
 SMALL = AVHubertConfig(channels=32, layers=2, heads=4, hidden=48, position_kernel=16, position_groups=4)
 

@@ -10,9 +10,9 @@ import torch
 from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 
 from lipsep.errors import ModelError
-from lipsep.lips import lip_recipe
+from lipsep.lips.reading import lip_recipe
 from lipsep.models import create_model
-from lipsep.models.published import published_model
+from lipsep.models.released import published_model
 from lipsep.profiling import count_macs, count_parameters
 
 

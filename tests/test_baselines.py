@@ -9,14 +9,14 @@ import pytest
 import torch
 from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 
-from lipsep.checkpoints import load_published
+from lipsep.checkpoints.folder import load_published
 from lipsep.encoders import create_encoder
 from lipsep.errors import ModelError, WeightsError
+from lipsep.layers.afrcnn import stretched_linear
+from lipsep.layers.channels_last import stretch_to
 from lipsep.models import create_model
 from lipsep.models.av_convtasnet import DilatedConv
-from lipsep.models.layers.afrcnn import stretched_linear
-from lipsep.models.layers.channels_last import stretch_to
-from lipsep.models.published import published_model
+from lipsep.models.released import published_model
 from lipsep.profiling import count_macs, count_parameters
 
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 from clips import make_clip
 
-from lipsep.batch import process, run
-from lipsep.batch.inputs import Task, find_tasks
-from lipsep.batch.process import Outcome, WorkerProcess
-from lipsep.batch.run import BatchLog
-from lipsep.data.scenes import build_clip, demo_people
+from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import MediaError, OutputError, WeightsError, plain_reason
-from lipsep.outputs import STAGING_PREFIX
+from lipsep.services import process
+from lipsep.services.batch import run
+from lipsep.services.batch.inputs import Task, find_tasks
+from lipsep.services.batch.run import BatchLog
+from lipsep.services.process import Outcome, WorkerProcess
+from lipsep.system.outputs import STAGING_PREFIX
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_what_cannot_be_found_or_told_apart_is_refused(tmp_path):
 
 
 class Broken(WorkerProcess):
-    """Runs a script in place of lipsep.batch.worker."""
+    """Runs a script in place of lipsep.services.worker."""
 
     def __init__(self, monkeypatch, body: str) -> None:
         super().__init__()

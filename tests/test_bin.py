@@ -17,14 +17,14 @@ from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 from torch import Tensor, nn
 
 import lipsep.separator
-from lipsep.checkpoints import load_model
-from lipsep.data.bin_pipeline import bin_mixture
+from lipsep.checkpoints.folder import load_model
+from lipsep.data.mixing.bin_pipeline import bin_mixture
 from lipsep.errors import ModelError, WeightsError
 from lipsep.evaluation.cases import Case
 from lipsep.losses import si_snr
 from lipsep.models import create_model
 from lipsep.models.bin import BIN, PUBLISHED_FILES
-from lipsep.models.published import convert_published, published_model
+from lipsep.models.released import convert_published, published_model
 from lipsep.plots.curves import read_curves
 from lipsep.plots.iterations import (
     draw_masks_over_iterations,

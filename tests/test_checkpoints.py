@@ -16,8 +16,8 @@ import torch
 from golden import fill_manifest
 
 import lipsep
-from lipsep import checkpoints
-from lipsep.checkpoints import available_weights, load_model, save_model
+from lipsep.checkpoints import folder as checkpoints
+from lipsep.checkpoints.folder import available_weights, load_model, save_model
 from lipsep.errors import WeightsError
 from lipsep.models import create_model
 

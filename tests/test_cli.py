@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 import lipsep.cli
 from lipsep.cli import app
-from lipsep.data.scenes import build_clip, demo_people
+from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import FaceError
-from lipsep.media import load_audio
+from lipsep.media.reading import load_audio
 
 runner = CliRunner()
 

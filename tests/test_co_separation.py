@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from lipsep.data.clips import TalkingClips, join, pack
-from lipsep.data.co_separation import CoSeparationMixtures
-from lipsep.data.mixing import MixingConfig, Mixtures, collate
-from lipsep.data.pictures import show_face
-from lipsep.data.synthetic import synthetic_corpus
+from lipsep.data.clips.clips import TalkingClips, join, pack
+from lipsep.data.clips.pictures import show_face
+from lipsep.data.mixing.co_separation import CoSeparationMixtures
+from lipsep.data.mixing.mixing import MixingConfig, Mixtures, collate
+from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.errors import ModelError
-from lipsep.lips import lip_recipe
+from lipsep.lips.reading import lip_recipe
 from lipsep.losses import mask_error, si_snr, triplet
 from lipsep.models import create_model
 from lipsep.training.co_separation import CoSeparation, consistency, matching

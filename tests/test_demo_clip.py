@@ -14,12 +14,12 @@ import torch
 from scipy.signal import resample_poly
 
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from lipsep.data.puppets import Puppet, load_portrait, portraits
-from lipsep.data.scenes import Person, Shot, at_pace, build_clip, demo_people
-from lipsep.data.visemes import Phone, mouth_curves
+from lipsep.data.synthetic.puppets import Puppet, load_portrait, portraits
+from lipsep.data.synthetic.scenes import Person, Shot, at_pace, build_clip, demo_people
+from lipsep.data.synthetic.visemes import Phone, mouth_curves
 from lipsep.errors import MediaError
-from lipsep.faces import find_faces
-from lipsep.media import load_audio
+from lipsep.faces.tracks import find_faces
+from lipsep.media.reading import load_audio
 
 ASSETS = files("lipsep") / "assets"
 SMALL = (480, 270)

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 
 from lipsep.encoders import list_encoders
 from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention, LipDecoder
-from lipsep.encoders.taylor_attention import TaylorAttention
 from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import ModelError, WeightsError
+from lipsep.kernels.taylor import TaylorAttention
+from lipsep.layers import relative_attention
 from lipsep.layers.arranged import Arranged
+from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to
+from lipsep.layers.dropout import Dropout
+from lipsep.layers.heat import HeatDiffusion, diffuse
+from lipsep.layers.relative_attention import RelativeAttention
 from lipsep.models import create_model
 from lipsep.models.dolphin import STEPS_AT_ONCE, Dolphin, DolphinConfig, FeedForward
-from lipsep.models.dolphin_published import published_name
-from lipsep.models.layers import relative_attention
-from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to
-from lipsep.models.layers.dropout import Dropout
-from lipsep.models.layers.heat import HeatDiffusion, diffuse
-from lipsep.models.layers.relative_attention import RelativeAttention
-from lipsep.models.published import published_model
+from lipsep.models.keys.dolphin import published_name
+from lipsep.models.released import published_model
 
 CASES = ("a_b1_16000", "b_b2_32000", "c_b1_17345_27", "d_b2_16000")
 

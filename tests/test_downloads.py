@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lipsep.checkpoints import save_model
+from lipsep.checkpoints.folder import save_model
 from lipsep.models import create_model
 
 NAME, COMMIT = "somebody/model", "0123456789abcdef0123456789abcdef01234567"

@@ -12,13 +12,13 @@ import pytest
 import soundfile
 import torch
 
-from lipsep.data.scenes import Shot, build_clip, demo_people
+from lipsep.data.synthetic.scenes import Shot, build_clip, demo_people
 from lipsep.evaluation.cases import Case
 from lipsep.evaluation.evaluate import separate_case
-from lipsep.faces import find_faces
-from lipsep.lips import extract_lips, lip_recipe
+from lipsep.faces.tracks import find_faces
+from lipsep.lips.reading import extract_lips, lip_recipe
 from lipsep.losses import si_snr
-from lipsep.media import load_audio, probe, read_frames
+from lipsep.media.reading import load_audio, probe, read_frames
 from lipsep.separator import Separator
 
 pytestmark = pytest.mark.slow

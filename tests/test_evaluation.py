@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from lipsep.data.manifest import MixtureRow, draw_mixtures, mix, read_manifest, write_manifest
+from lipsep.data.mixtures.manifest import MixtureRow, draw_mixtures, mix, read_manifest, write_manifest
 from lipsep.errors import MediaError, OutputError
 from lipsep.evaluation.cases import Case, Estimates, open_cases, talker_of
 from lipsep.evaluation.conditions import Setting, conditions
@@ -370,7 +370,7 @@ def test_a_model_that_knows_faces_is_shown_them():
 @pytest.mark.slow
 def test_a_model_is_evaluated_from_clips_on_disk(tmp_path):
     """Two filmed puppets, one mixture: every figure is there and finite, in memory and on disk."""
-    from lipsep.data.scenes import Shot, build_clip, demo_people
+    from lipsep.data.synthetic.scenes import Shot, build_clip, demo_people
 
     left, right = demo_people()
     for name, person in (("a", left), ("b", right)):

@@ -16,16 +16,16 @@ import onnx
 import soundfile
 
 from lipsep import load_model
-from lipsep.checkpoints import save_model
+from lipsep.checkpoints.folder import save_model
 from lipsep.cli import app
 from lipsep.constants import SAMPLES_PER_FRAME
-from lipsep.data.scenes import build_clip, demo_people
+from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import ModelError, WeightsError
-from lipsep.export import Lengths, example, export_onnx
 from lipsep.models import create_model
 from lipsep.models.dolphin import Dolphin
-from lipsep.onnx_forms import in_onnx_operators
-from lipsep.onnx_model import OnnxModel
+from lipsep.onnx.export import Lengths, example, export_onnx
+from lipsep.onnx.forms import in_onnx_operators
+from lipsep.onnx.runtime import OnnxModel
 
 
 def dolphin(name: str, **changes: object) -> Dolphin:

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from lipsep.errors import FaceError
-from lipsep.face_detection import FaceDetector, Region, overlap, warp
-from lipsep.face_nets import load_face_nets
-from lipsep.face_tracking import Tracker
-from lipsep.faces import find_faces
+from lipsep.faces.detection import FaceDetector, Region, overlap, warp
+from lipsep.faces.nets import load_face_nets
+from lipsep.faces.tracking import Tracker
+from lipsep.faces.tracks import find_faces
 
 HEIGHT, WIDTH = 360, 640
 

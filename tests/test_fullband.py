@@ -14,11 +14,11 @@ from scipy.signal import butter, resample_poly, sosfiltfilt
 
 import lipsep.separator
 from lipsep.errors import OutputError
-from lipsep.faces import FaceTrack
-from lipsep.fullband import full_band
+from lipsep.faces.tracks import FaceTrack
 from lipsep.losses import si_snr
-from lipsep.media import load_audio
+from lipsep.media.reading import load_audio
 from lipsep.models import SeparationModel
+from lipsep.results.fullband import full_band
 from lipsep.separator import Separator
 
 RATE = 48_000  # Hz

@@ -10,7 +10,7 @@ from test_rtfsnet import golden_run, golden_states
 
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import create_model
-from lipsep.models.published import published_model
+from lipsep.models.released import published_model
 from lipsep.profiling import count_macs, count_parameters
 
 

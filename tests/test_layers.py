@@ -11,13 +11,13 @@ from torch import nn
 
 from lipsep.encoders import create_encoder
 from lipsep.encoders.front_conv import FrontConv
+from lipsep.layers import channels_last
+from lipsep.layers.afrcnn import StretchedLinear, packed_once
 from lipsep.layers.arranged import Arranged
+from lipsep.layers.channels_last import DepthwiseConv
 from lipsep.layers.packed_linear import PackedLinear
 from lipsep.layers.picture_conv import conv_norm
 from lipsep.layers.prelu import PReLU
-from lipsep.models.layers import channels_last
-from lipsep.models.layers.afrcnn import StretchedLinear, packed_once
-from lipsep.models.layers.channels_last import DepthwiseConv
 from lipsep.models.visualvoice import DoublingConv, FaceEncoder, SpectrogramUNet
 
 

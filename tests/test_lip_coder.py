@@ -10,20 +10,20 @@ import pytest
 import torch
 import yaml
 
-from lipsep.checkpoints import load_model, save_model
-from lipsep.data.clips import TalkingClips
-from lipsep.data.synthetic import synthetic_corpus
+from lipsep.checkpoints.folder import load_model, save_model
+from lipsep.data.clips.clips import TalkingClips
+from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import MediaError, ModelError
-from lipsep.lips import lip_recipe
+from lipsep.lips.reading import lip_recipe
 from lipsep.models import create_model
 from lipsep.training import pretrain, train
-from lipsep.training.lip_coder import perplexity
-from lipsep.training.pretraining import Pretraining
+from lipsep.training.pretraining.coder import perplexity
+from lipsep.training.pretraining.start import Pretraining
+from lipsep.training.pretraining.teachers import CLIPS_PER_SHARD, LogMelTeacher, create_teacher, store_targets
 from lipsep.training.recipe import TeacherPart, load_recipe
 from lipsep.training.run import take_all, take_separator
 from lipsep.training.separation import SeparationTraining
-from lipsep.training.teachers import CLIPS_PER_SHARD, LogMelTeacher, create_teacher, store_targets
 
 
 def write(folder: Path, video_encoder: str = "dp_lipcoder", **coder) -> Path:

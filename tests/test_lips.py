@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lipsep.errors import FaceError, ModelError, OutputError
-from lipsep.faces import FaceTrack
-from lipsep.lips import (
+from lipsep.faces.tracks import FaceTrack
+from lipsep.lips.reading import (
     LIP_RECIPES,
     MEAN_FACE,
     MESH_WIDTH,
@@ -25,7 +25,7 @@ from lipsep.lips import (
     normalise_mouth,
     normalise_picture,
 )
-from lipsep.spool import Spool
+from lipsep.system.spool import Spool
 
 CENTRE = np.array([129.3, 157.8])  # of the mouth on the mean face
 
@@ -245,7 +245,7 @@ def test_long_videos_are_worked_through_in_pieces_that_do_not_show(recipe, monke
     image = cv2.resize(np.random.default_rng(1).integers(0, 256, (30, 40), dtype=np.uint8), (400, 300))
     frames = [Picture(image)] * 400
     (whole,) = extract_lips([track_of(places, present)], frames, lip_recipe(recipe))
-    monkeypatch.setattr("lipsep.lips.PIECE", 40)
+    monkeypatch.setattr("lipsep.lips.reading.PIECE", 40)
     (pieces,) = extract_lips([track_of(places, present)], frames, lip_recipe(recipe))
     assert (whole.valid == pieces.valid).all() and 0 < whole.valid.sum() < 400
     grey = 1 / 255 / 0.165  # rounding may fall the other way

@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from lipsep.cli import app
-from lipsep.data.layouts import find_sources
-from lipsep.data.lists import draw_list, read_list
-from lipsep.data.manifest import read_manifest
-from lipsep.data.published import parse_name
+from lipsep.data.corpora.layouts import find_sources
+from lipsep.data.mixtures.folders import parse_name
+from lipsep.data.mixtures.lists import draw_list, read_list
+from lipsep.data.mixtures.manifest import read_manifest
 from lipsep.errors import MediaError
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from lipsep.data.manifest import MixtureRow, mix, read_manifest, write_manifest
+from lipsep.data.mixtures.manifest import MixtureRow, mix, read_manifest, write_manifest
 from lipsep.errors import MediaError
 from lipsep.evaluation.cases import ManifestCases
 

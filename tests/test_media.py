@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from clips import CLICK_LEVEL, TONE_LEVEL, colours, is_flash, make_clip, picture, repeat_clip, sound, stamp_ms
 
-from lipsep import containers, recording
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import MediaError, OutputError
-from lipsep.media import WavWriter, load_audio, mux, probe, read_audio, read_frames, write_video
+from lipsep.media import containers
+from lipsep.media import writing as recording
+from lipsep.media.reading import WavWriter, load_audio, mux, probe, read_audio, read_frames, write_video
 
 EVENTS_S = (0.6, 1.4)
 NTSC_FILM, NTSC = Fraction(24_000, 1001), Fraction(30_000, 1001)
@@ -648,7 +649,7 @@ def test_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, voice, what, l
     code = f"""
 import resource, signal, sys
 import numpy as np
-from lipsep.media import WavWriter, mux, read_frames, write_video
+from lipsep.media.reading import WavWriter, mux, read_frames, write_video
 from lipsep.errors import OutputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
@@ -693,8 +694,8 @@ def test_an_hour_in_constant_memory(tmp_path):
     minute = make_clip(tmp_path / "minute.mov", seconds=60, fps=5, audio_codec="pcm_s16le", audio_rate=8000, channels=1)
     clip = repeat_clip(minute, tmp_path / "hour.mov", 60, 60.0)
     code = f"""
-from lipsep.media import probe, read_audio, read_frames
-from lipsep.report import peak_memory_mib
+from lipsep.media.reading import probe, read_audio, read_frames
+from lipsep.results.report import peak_memory_mib
 next(read_frames({str(clip)!r})); next(read_audio({str(clip)!r}))
 before = peak_memory_mib()
 info = probe({str(clip)!r})

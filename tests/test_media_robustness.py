@@ -12,7 +12,7 @@ from clips import CAN_TURN, make_clip
 from damaged import damage
 
 from lipsep.errors import MediaError
-from lipsep.media import load_audio, probe, read_frames
+from lipsep.media.reading import load_audio, probe, read_frames
 
 N_FILES = 120
 MAX_CPU_S = 5.0  # per file; a few hundredths are usual

@@ -7,7 +7,7 @@ import fnmatch
 import pytest
 import torch
 
-from lipsep.checkpoints import load_model, save_model
+from lipsep.checkpoints.folder import load_model, save_model
 from lipsep.errors import ModelError
 from lipsep.models import SeparationModel, create_model, list_models, model_config
 

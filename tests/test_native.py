@@ -15,20 +15,20 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from lipsep import native
 from lipsep.encoders.dp_lipcoder import Stem
-from lipsep.encoders.taylor_attention import TaylorAttention
-from lipsep.layers.attention import AttendNatively, scaled_attention
+from lipsep.kernels import native
+from lipsep.kernels.attention import AttendNatively, scaled_attention
+from lipsep.kernels.taylor import TaylorAttention
+from lipsep.layers import fused_norm, relative_attention, stretching
+from lipsep.layers.afrcnn import AFRCNN, Adapt
+from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to, unstretch_to
+from lipsep.layers.conv_glu import ConvGLU, conv_glu
+from lipsep.layers.dropout import Dropout
+from lipsep.layers.heat import HeatDiffusion, diffuse
+from lipsep.layers.heat_ends import HeatAndGate, ReleaseHeat
 from lipsep.layers.prelu import PReLU
 from lipsep.losses import negative_si_snr
 from lipsep.models import create_model
-from lipsep.models.layers import fused_norm, relative_attention, stretching
-from lipsep.models.layers.afrcnn import AFRCNN, Adapt
-from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to, unstretch_to
-from lipsep.models.layers.conv_glu import ConvGLU, conv_glu
-from lipsep.models.layers.dropout import Dropout
-from lipsep.models.layers.heat import HeatDiffusion, diffuse
-from lipsep.models.layers.heat_ends import HeatAndGate, ReleaseHeat
 
 needs_kernels = pytest.mark.skipif(not native.takes(), reason=native.status())
 

@@ -7,13 +7,13 @@ import pytest
 import soundfile
 from scipy.io import savemat
 
-from lipsep.data.mixing import MixingConfig, Mixtures
-from lipsep.data.noises import find_noises
-from lipsep.data.prepare import noise_corpus
-from lipsep.data.shards import load_noises, prepare_shards
-from lipsep.data.synthetic import synthetic_corpus
+from lipsep.data.corpora.noises import find_noises
+from lipsep.data.corpora.prepare import noise_corpus
+from lipsep.data.corpora.shards import load_noises, prepare_shards
+from lipsep.data.mixing.mixing import MixingConfig, Mixtures
+from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.errors import MediaError
-from lipsep.lips import lip_recipe
+from lipsep.lips.reading import lip_recipe
 
 
 def write(path, rate: int, level: float, channels: int = 1):

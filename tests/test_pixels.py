@@ -11,20 +11,20 @@ import pytest
 import soundfile
 import yaml
 
-from lipsep.checkpoints import load_model
-from lipsep.data.clips import TalkingClip, TalkingClips, join, pack
-from lipsep.data.lip_view import LipView, whole_clip
-from lipsep.data.mixing import MixingConfig, Mixtures
-from lipsep.data.mouth_augmentation import MouthConfig
-from lipsep.data.pictures import cut
-from lipsep.data.published_training import PublishedClips, open_split
-from lipsep.data.scenes import build_clip, demo_people
-from lipsep.data.shards import load_shards, prepare_shards
+from lipsep.checkpoints.folder import load_model
+from lipsep.data.clips.clips import TalkingClip, TalkingClips, join, pack
+from lipsep.data.clips.pictures import cut
+from lipsep.data.corpora.shards import load_shards, prepare_shards
+from lipsep.data.mixing.lip_view import LipView, whole_clip
+from lipsep.data.mixing.mixing import MixingConfig, Mixtures
+from lipsep.data.mixing.mouth_augmentation import MouthConfig
+from lipsep.data.mixtures.training import PublishedClips, open_split
+from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import MediaError, ModelError
-from lipsep.lips import RESTING_MOUTH, lip_recipe, normalise_picture
+from lipsep.lips.reading import RESTING_MOUTH, lip_recipe, normalise_picture
 from lipsep.training import pretrain, train
 from lipsep.training.corpora import prepare_feed
-from lipsep.training.lip_reading import WatchedVoices
+from lipsep.training.pretraining.reading import WatchedVoices
 from lipsep.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

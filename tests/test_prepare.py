@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from lipsep.data import shards
-from lipsep.data.layouts import find_sources
-from lipsep.data.prepare import filmed_corpus
-from lipsep.data.scenes import build_clip, demo_people
-from lipsep.data.shards import load_shards, prepare_shards
+from lipsep.data.corpora import shards
+from lipsep.data.corpora.layouts import find_sources
+from lipsep.data.corpora.prepare import filmed_corpus
+from lipsep.data.corpora.shards import load_shards, prepare_shards
+from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import MediaError, OutputError
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from lipsep.data.published import PublishedMixtures, load_wav, parse_name, talker_of
-from lipsep.data.published_training import PublishedTraining
+from lipsep.data.mixtures.folders import PublishedMixtures, load_wav, parse_name, talker_of
+from lipsep.data.mixtures.training import PublishedTraining
 from lipsep.errors import MediaError
-from lipsep.lips import lip_recipe, normalise_picture
-from lipsep.media import load_audio
+from lipsep.lips.reading import lip_recipe, normalise_picture
+from lipsep.media.reading import load_audio
 
 NAMES = ["ann_1_2.0_bob_1_-2.0", "ann_2_0.5_cat_1_-0.5", "bob_2_-1.0_cat_2_1.0"]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lipsep.batch.inputs import Task, find_tasks
-from lipsep.batch.run import run_tasks_on_ray
-from lipsep.cluster import on_ray
-from lipsep.data.scenes import build_clip, demo_people
-from lipsep.data.shards import load_shards, prepare_shards
+from lipsep.data.corpora.shards import load_shards, prepare_shards
+from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import ModelError, WeightsError
-from lipsep.outputs import STAGING_PREFIX, finished_report
+from lipsep.services.batch.inputs import Task, find_tasks
+from lipsep.services.batch.run import run_tasks_on_ray
+from lipsep.system.cluster import on_ray
+from lipsep.system.outputs import STAGING_PREFIX, finished_report
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed (410 MB): make test-ray")
 pytestmark = pytest.mark.slow

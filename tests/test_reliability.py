@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from damaged import N_FRAMES, corpus, film, whole
 
-from lipsep.batch.process import WorkerProcess
 from lipsep.constants import SAMPLES_PER_FRAME
-from lipsep.data.scenes import build_clip, demo_people
+from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import LipsepError
-from lipsep.faces import find_faces
-from lipsep.media import read_frames
+from lipsep.faces.tracks import find_faces
+from lipsep.media.reading import read_frames
 from lipsep.models import SeparationModel
 from lipsep.separator import Separator
+from lipsep.services.process import WorkerProcess
 
 TIME_LIMIT_S = 60.0  # for one damaged file; they take a few tenths of a second
 
@@ -69,7 +69,7 @@ import numpy as np
 
 import lipsep.separator
 from damaged import whole
-from lipsep.faces import find_faces
+from lipsep.faces.tracks import find_faces
 from lipsep.models import SeparationModel
 from lipsep.separator import Separator
 

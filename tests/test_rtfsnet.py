@@ -12,7 +12,7 @@ from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import SeparationModel, create_model
-from lipsep.models.published import published_model
+from lipsep.models.released import published_model
 from lipsep.profiling import count_macs, count_parameters
 
 

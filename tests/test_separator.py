@@ -19,16 +19,16 @@ import pytest
 import soundfile
 
 import lipsep.separator
-from lipsep.clip import FileClip
-from lipsep.data.scenes import Clip, Shot, build_clip, demo_people
+from lipsep.data.synthetic.scenes import Clip, Shot, build_clip, demo_people
 from lipsep.errors import FaceError, MediaError, ModelError, OutputError
-from lipsep.faces import FaceTrack
-from lipsep.media import load_audio, read_frames
+from lipsep.faces.tracks import FaceTrack
+from lipsep.media.clip import FileClip
+from lipsep.media.reading import load_audio, read_frames
 from lipsep.models import SeparationModel
-from lipsep.outputs import OutputFolder
-from lipsep.report import presence_runs, spectrogram
+from lipsep.results.report import presence_runs, spectrogram
 from lipsep.separator import Separator, choose_device
-from lipsep.spool import Spool
+from lipsep.system.outputs import OutputFolder
+from lipsep.system.spool import Spool
 
 PCM_STEP = 1 / 32768
 
@@ -442,8 +442,8 @@ def test_an_hour_needs_little_memory_and_comes_out_whole(tmp_path):
         import sys
         import numpy as np
         import lipsep.separator as s
-        from lipsep.faces import FaceTrack
-        from lipsep.media import Frame
+        from lipsep.faces.tracks import FaceTrack
+        from lipsep.media.reading import Frame
         from lipsep.models import SeparationModel
 
         N_FRAMES = 60 * 60 * 25

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from lipsep.data.scenes import build_clip, demo_people
+from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import OutputError
 
 pytest.importorskip("fastapi", reason="needs pip install 'lipsep[serve]'")
 pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 
-from lipsep.serve.app import Limits, create_app
-from lipsep.serve.store import DONE, RUNNING, WAITING, JobStore
+from lipsep.services.http.app import Limits, create_app
+from lipsep.services.http.store import DONE, RUNNING, WAITING, JobStore
 
 MAX_MB = 2.0
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipsep.models.layers.sru import SRU, SRULayer
+from lipsep.layers.sru import SRU, SRULayer
 
 
 def step_by_step(layer: SRULayer, x: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from test_rtfsnet import golden_run, golden_states
 from test_separator import clip, done, known  # noqa: F401  (fixtures)
 
 from lipsep.errors import ModelError
+from lipsep.layers.memory import Memory
 from lipsep.models import create_model
-from lipsep.models.layers.memory import Memory
-from lipsep.models.published import published_model
+from lipsep.models.released import published_model
 from lipsep.models.swiftnet import SwiftNet
+from lipsep.separation.streaming import Stream, separate_stream
 from lipsep.separator import Separator
-from lipsep.streaming import Stream, separate_stream
 
 SMALL = {
     "n_rounds": 2, "channels": 16, "hidden_channels": 16, "video_channels": 32, "video_hidden_channels": 8,

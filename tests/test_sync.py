@@ -7,8 +7,8 @@ import pytest
 
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import OutputError
-from lipsep.lips import DrawnLips, lip_recipe
-from lipsep.sync import CONFIDENT, Offset, ShiftedLips, asked_offset, envelope, offset_of
+from lipsep.lips.reading import DrawnLips, lip_recipe
+from lipsep.lips.sync import CONFIDENT, Offset, ShiftedLips, asked_offset, envelope, offset_of
 
 
 def talk(seconds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

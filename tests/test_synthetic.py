@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from lipsep.data.synthetic import synthetic_corpus, with_foreign_mouths
+from lipsep.data.synthetic.babble import synthetic_corpus, with_foreign_mouths
 from lipsep.errors import ModelError
 from lipsep.training.recipe import load_recipe
 
@@ -98,8 +98,8 @@ def short(recipe: Path, folder: Path, **training: object) -> Path:
 def test_a_toy_recipe_learns_in_a_handful_of_steps(recipe, tmp_path):
     import lightning
 
-    from lipsep.checkpoints import load_model
-    from lipsep.lips import lip_recipe
+    from lipsep.checkpoints.folder import load_model
+    from lipsep.lips.reading import lip_recipe
     from lipsep.models import create_model
     from lipsep.training import train
     from lipsep.training.corpora import prepare_feed

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lipsep.data.mixing import MixingConfig, Mixtures
-from lipsep.data.synthetic import synthetic_corpus
+from lipsep.data.mixing.mixing import MixingConfig, Mixtures
+from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.encoders import create_encoder
 from lipsep.errors import ModelError
-from lipsep.lips import INNER_PAIRS, RESTING_MOUTH, lip_recipe, normalise_picture, write_mouth
+from lipsep.lips.reading import INNER_PAIRS, RESTING_MOUTH, lip_recipe, normalise_picture, write_mouth
 from lipsep.models import SeparationModel, create_model
 
 POINTS = lip_recipe("points_8")

@@ -9,14 +9,14 @@ import pytest
 import torch
 import yaml
 
-from lipsep.checkpoints import load_model
-from lipsep.data.clips import TalkingClip, TalkingClips, pack
-from lipsep.data.mixing import MixingConfig, Mixtures, collate
-from lipsep.data.mouth_augmentation import MouthAugmentation, MouthConfig, principal_motions
-from lipsep.data.pace import change_pace
-from lipsep.data.sound_to_mouth import fit, predict
+from lipsep.checkpoints.folder import load_model
+from lipsep.data.clips.clips import TalkingClip, TalkingClips, pack
+from lipsep.data.clips.pace import change_pace
+from lipsep.data.corpora.sound_to_mouth import fit, predict
+from lipsep.data.mixing.mixing import MixingConfig, Mixtures, collate
+from lipsep.data.mixing.mouth_augmentation import MouthAugmentation, MouthConfig, principal_motions
 from lipsep.errors import ModelError
-from lipsep.lips import lip_recipe
+from lipsep.lips.reading import lip_recipe
 from lipsep.training.recipe import load_recipe
 
 MESH = lip_recipe("mesh_32")

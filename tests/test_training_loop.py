@@ -17,11 +17,11 @@ import safetensors.torch
 import torch
 import yaml
 
-from lipsep.checkpoints import load_model
-from lipsep.data.mixing import MixingConfig, Mixtures
-from lipsep.data.synthetic import synthetic_corpus
+from lipsep.checkpoints.folder import load_model
+from lipsep.data.mixing.mixing import MixingConfig, Mixtures
+from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.errors import ModelError
-from lipsep.lips import lip_recipe
+from lipsep.lips.reading import lip_recipe
 from lipsep.models import create_model
 from lipsep.training import train
 from lipsep.training.auxiliary import AuxiliaryBranch, auxiliary_weight

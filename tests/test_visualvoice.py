@@ -11,9 +11,9 @@ import torch
 from golden import fill_manifest, hash_uniform, snr_db
 
 from lipsep.errors import ModelError, WeightsError
-from lipsep.faces import face_picture
+from lipsep.faces.tracks import face_picture
 from lipsep.models import create_model
-from lipsep.models.published import published_model
+from lipsep.models.released import published_model
 from lipsep.profiling import count_macs, count_parameters
 
 WORD_CLASSIFIER = 500 * 512 + 500  # parameters of the released lip reader that are not made here

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lipsep.checkpoints import save_model
-from lipsep.data.scenes import build_clip, demo_people
+from lipsep.checkpoints.folder import save_model
+from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.models import create_model
-from lipsep.web.pieces import failure_html, player_html
-from lipsep.web.visitors import Visits
+from lipsep.services.page.pieces import failure_html, player_html
+from lipsep.services.page.visitors import Visits
 
 httpx = pytest.importorskip("httpx")
 
@@ -42,7 +42,7 @@ def server(tmp_path_factory) -> Iterator[str]:
     pytest.importorskip("gradio", reason="needs pip install 'lipsep[web]'")
     import uvicorn
 
-    from lipsep.web.app import Limits, create_app
+    from lipsep.services.page.app import Limits, create_app
 
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     torch.manual_seed(0)

@@ -14,7 +14,14 @@ from torch import nn
 from lipsep.constants import FPS, SAMPLES_PER_FRAME
 from lipsep.errors import ModelError
 from lipsep.models.base import face_groups
-from lipsep.windows import FADE_FRAMES, crossfade, match_levels, presence_gate, separate_windows, window_starts
+from lipsep.separation.windows import (
+    FADE_FRAMES,
+    crossfade,
+    match_levels,
+    presence_gate,
+    separate_windows,
+    window_starts,
+)
 
 
 class Faces:

@@ -1,1 +1,1 @@
-"""Commands beside `separate`, one file each; `lipsep.cli` registers them. What they share is in `lipsep.terminal`."""
+"""Commands beside `separate`, one file each; `cli` registers them. What they share is in `commands.terminal`."""

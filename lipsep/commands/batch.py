@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lipsep.commands.terminal import STEP_NAMES, Stopped, account, complain
 from lipsep.errors import OutputError
-from lipsep.terminal import STEP_NAMES, Stopped, account, complain
 
 if TYPE_CHECKING:
-    from lipsep.batch.inputs import Task
-    from lipsep.batch.run import BatchLog, Progress
+    from lipsep.services.batch.inputs import Task
+    from lipsep.services.batch.run import BatchLog, Progress
 
 MAX_ROWS = 30  # of failures in the summary; the log has them all
 
@@ -38,12 +38,12 @@ def separate_batch(
 
     Args:
         n_jobs: processes; None: 1, or with `ray` as many as its machines have room for.
-        ray: address of a cluster, see `lipsep.cluster.on_ray`; None: this machine alone.
+        ray: address of a cluster, see `lipsep.system.cluster.on_ray`; None: this machine alone.
 
     Raises:
         OutputError: some files failed, or OUT cannot be written. ModelError: the model cannot be loaded.
     """
-    from lipsep.batch.run import BatchLog, run_tasks, run_tasks_on_ray
+    from lipsep.services.batch.run import BatchLog, run_tasks, run_tasks_on_ray
 
     log, start_s = BatchLog(out), time.monotonic()
     common = {"model": model, "device": device, "weights": [str(path) for path in weights]}

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lipsep.commands.terminal import Device, Threads, needs_extra, open_separator, progress
 from lipsep.errors import MediaError
-from lipsep.terminal import Device, Threads, needs_extra, open_separator, progress
 
 
 def evaluate(

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from lipsep.commands.terminal import needs_extra
 from lipsep.constants import FPS
 from lipsep.errors import ModelError, OutputError
-from lipsep.terminal import needs_extra
 
 
 def export(
@@ -30,8 +30,8 @@ def export(
     if not out.parent.is_dir():
         raise OutputError(f"the folder '{out.parent}' does not exist: create it or choose another file")
     with needs_extra("exporting", "onnx"):
-        from lipsep.export import export_onnx
-    from lipsep.checkpoints import load_model
+        from lipsep.onnx.export import export_onnx
+    from lipsep.checkpoints.folder import load_model
 
     lengths, error = export_onnx(load_model(model), out, precision)
     typer.echo(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lipsep.outputs import writing_to
+from lipsep.system.outputs import writing_to
 
 
 def mixtures(
@@ -27,9 +27,9 @@ def mixtures(
     seed: Annotated[int, typer.Option(help="Another seed gives another list.")] = 0,
 ) -> None:
     """Draw mixtures of different talkers of a corpus, named as in the published lists; for 'lipsep evaluate --data'."""
-    from lipsep.data.layouts import find_sources
-    from lipsep.data.lists import draw_list, read_list, write_names
-    from lipsep.data.manifest import write_manifest
+    from lipsep.data.corpora.layouts import find_sources
+    from lipsep.data.mixtures.lists import draw_list, read_list, write_names
+    from lipsep.data.mixtures.manifest import write_manifest
 
     sources = find_sources(corpus, root)
     if names is None:

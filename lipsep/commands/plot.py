@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lipsep.commands.terminal import open_separator
 from lipsep.errors import MediaError
-from lipsep.terminal import open_separator
 
 plot = typer.Typer(help="Draw the figures of the papers, each as PDF and PNG.", no_args_is_help=True)
 
@@ -22,7 +22,7 @@ def spectrograms(
     out: Out = Path("spectrograms"),
 ) -> None:
     """Mixture, reference and estimates side by side, all on one scale (Dolphin, appendix H)."""
-    from lipsep.media import load_audio
+    from lipsep.media.reading import load_audio
     from lipsep.plots.spectrograms import draw_spectrograms
 
     titles = title or [f"{path.parent.name}/{path.stem}" for path in sounds]

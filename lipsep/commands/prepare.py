@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lipsep.commands.terminal import Ray, complain, progress
 from lipsep.errors import MediaError
-from lipsep.terminal import Ray, complain, progress
 
 MAX_SKIPPED = 10  # told on the terminal; corpus.json has them all
 
@@ -36,7 +36,7 @@ def prepare(
 
     The same command goes on where it was cut off. OUT/corpus.json tells what was skipped and why.
     """
-    from lipsep.data.shards import SUMMARY, prepare_shards
+    from lipsep.data.corpora.shards import SUMMARY, prepare_shards
 
     with progress(root.name) as hook:
         summary = prepare_shards(corpus, root, out, clips_per_shard, processes, hook, pictures, ray)

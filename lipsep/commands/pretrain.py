@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lipsep.environment import before_torch
-from lipsep.terminal import needs_extra
+from lipsep.commands.terminal import needs_extra
+from lipsep.system.environment import before_torch
 
 
 def pretrain(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lipsep.commands.terminal import complain, needs_extra, progress
 from lipsep.errors import LipsepError, OutputError
-from lipsep.terminal import complain, needs_extra, progress
 
 
 def profile(

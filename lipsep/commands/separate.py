@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from lipsep.batch.inputs import find_tasks
 from lipsep.commands.batch import separate_batch
 from lipsep.commands.export import check_runtime
+from lipsep.commands.terminal import Device, Ray, Threads, account, complain, open_separator, progress
 from lipsep.errors import LipsepError, ModelError, OutputError
-from lipsep.terminal import Device, Ray, Threads, account, complain, open_separator, progress
+from lipsep.services.batch.inputs import find_tasks
 
 
 def separate(

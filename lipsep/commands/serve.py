@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lipsep.commands.listening import Host, Jobs, MaxMb, MaxMinutes, MaxWaiting, Model, Port, listen
-from lipsep.terminal import Device, Threads, needs_extra
+from lipsep.commands.terminal import Device, Threads, needs_extra
 
 
 def serve(
@@ -35,7 +35,7 @@ def serve(
 ) -> None:
     """Separate for other programs over HTTP; see /openapi.json. Set LIPSEP_TOKEN to ask for a token."""
     with needs_extra("the server", "serve"):
-        from lipsep.serve.app import Limits, create_app
+        from lipsep.services.http.app import Limits, create_app
 
         limits = Limits(max_mb, 60 * max_minutes, max_waiting, keep_s=3600 * keep_hours)
         token = os.environ.get("LIPSEP_TOKEN")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lipsep.commands.listening import Host, Jobs, MaxMb, MaxMinutes, MaxWaiting, Model, Port, listen
-from lipsep.terminal import Device, Threads, needs_extra
+from lipsep.commands.terminal import Device, Threads, needs_extra
 
 
 def web(
@@ -24,7 +24,7 @@ def web(
 ) -> None:
     """Open a web page: drop a video, see who is in it, hear each person. Works without a network."""
     with needs_extra("the web page", "web"):
-        from lipsep.web.app import Limits, create_app
+        from lipsep.services.page.app import Limits, create_app
 
         limits = Limits(max_mb, 60 * max_minutes, max_waiting, keep_s=60 * keep_minutes)
         listen(create_app(model, device, threads, jobs, limits), host, port, "open")

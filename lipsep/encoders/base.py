@@ -20,7 +20,7 @@ class VideoEncoder(nn.Module):
     Attributes:
         feature_dim: length of a frame's feature vector.
         lip_size: S, px.
-        lip_recipe: how the pictures are made (`lipsep.lips`); a separator takes it over as its own.
+        lip_recipe: how the pictures are made (`lipsep.lips.reading`); a separator takes it over as its own.
         lookahead_frames: a picture's features depend on this many later ones, and as many earlier; None: on more.
     """
 

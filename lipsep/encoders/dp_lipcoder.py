@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep import native
 from lipsep.encoders.base import VideoEncoder, register_encoder
-from lipsep.encoders.taylor_attention import TaylorAttention
 from lipsep.encoders.vector_quantizer import Quantized, VectorQuantizer
 from lipsep.errors import ModelError
-from lipsep.layers.attention import scaled_attention
-from lipsep.layers.precision import full_precision
+from lipsep.kernels import native
+from lipsep.kernels.attention import scaled_attention
+from lipsep.kernels.precision import full_precision
+from lipsep.kernels.taylor import TaylorAttention
 
 PUBLISHED_LAYERS = (
     "residual",

@@ -1,7 +1,7 @@
 """The cheapest lip reader: a temporal convolution network on the mouth's landmarks, written as tiny pictures.
 
-Ours, for processors. It watches what the recipe "points_8" writes down (`lipsep.lips.write_mouth`); no convolution over
-pixels, so it costs next to nothing.
+Ours, for processors. It watches what the recipe "points_8" writes down (`lips.reading.write_mouth`); no convolution
+over pixels, so it costs next to nothing.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Two sources of cases:
 
-- a manifest (`lipsep.data.manifest`) of filmed clips, whose lips are found by the product's own pipeline;
-- a folder of finished mixtures as LRS2-2Mix and its likes are published (`lipsep.data.published`).
+- a manifest (`lipsep.data.mixtures.manifest`) of filmed clips, whose lips are found by the product's own pipeline;
+- a folder of finished mixtures as LRS2-2Mix and its likes are published (`lipsep.data.mixtures.folders`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Protocol
 import numpy as np
 
 from lipsep.constants import SAMPLES_PER_FRAME
-from lipsep.data.manifest import MixtureRow, mix, read_manifest, sources_of
-from lipsep.data.published import PublishedMixtures, check_pixels, fit_frames, talker_of
+from lipsep.data.mixtures.folders import PublishedMixtures, check_pixels, fit_frames, talker_of
+from lipsep.data.mixtures.manifest import MixtureRow, mix, read_manifest, sources_of
 from lipsep.errors import MediaError
-from lipsep.faces import find_faces
-from lipsep.lips import extract_lips, lip_recipe
-from lipsep.media import load_audio, read_frames
+from lipsep.faces.tracks import find_faces
+from lipsep.lips.reading import extract_lips, lip_recipe
+from lipsep.media.reading import load_audio, read_frames
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class ManifestCases:
 
 
 class FolderCases:
-    """Finished mixtures on disk, see `lipsep.data.published`."""
+    """Finished mixtures on disk, see `lipsep.data.mixtures.folders`."""
 
     def __init__(self, folder: Path, recipe_name: str | None) -> None:
         self.published, self.recipe_name = PublishedMixtures(folder), recipe_name

@@ -4,7 +4,7 @@
 - talkers: 3 and 4 voices, the further ones from other cases, as loud as the mean of those there;
 - offset: lips up to 200 ms early (negative) or late against the sound, in whole video frames of 40 ms;
 - occlusion: a grey square over a quarter or all of every picture, at one place, as by a microphone or a hand;
-- missing: no usable picture for half or for all of the time (zeros, as `lipsep.lips` gives);
+- missing: no usable picture for half or for all of the time (zeros, as `lipsep.lips.reading` gives);
 - swap: the faces change places. The voices must follow: scores stay, and the two-cue share stays.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from lipsep.constants import FPS
 from lipsep.errors import MediaError
 from lipsep.evaluation.cases import Case, Cases
-from lipsep.media import load_audio
+from lipsep.media.reading import load_audio
 
 CLEAN = "as given"
 NOISE_DB = (-5, 0, 5, 10, 15, 20)

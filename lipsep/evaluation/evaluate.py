@@ -29,7 +29,7 @@ from lipsep.evaluation.conditions import Condition, Setting, conditions, find_no
 from lipsep.evaluation.metrics import METRICS, score
 from lipsep.evaluation.summary import means_so_far, summarise
 from lipsep.evaluation.tables import append_rows, read_rows, write_json, write_rows
-from lipsep.faces import face_picture
+from lipsep.faces.tracks import face_picture
 from lipsep.losses import si_snr
 from lipsep.models.base import SeparationModel, face_groups
 

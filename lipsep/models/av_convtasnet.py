@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, resnet18_3d
 from lipsep.errors import ModelError
+from lipsep.layers.afrcnn import StretchedLinear
+from lipsep.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm
+from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.layers.packed_linear import PackedLinear
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.afrcnn import StretchedLinear
-from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm
-from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
-from lipsep.models.published import PublishedFile, register_published, within
 from lipsep.models.registry import register_model
+from lipsep.models.released import PublishedFile, register_published, within
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AVConvTasNetConfig:
     video_blocks: int = 5  # D
     video_encoder: str = "resnet18_3d_256"  # a registered video encoder
     lip_size: int | None = None  # pixels; None: what the video encoder was made for
-    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips); None: likewise
+    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips.reading); None: likewise
     as_published: bool = True  # keep the convolutions that are never used
 
     def __post_init__(self) -> None:

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, resnet18_temporal
 from lipsep.errors import ModelError
+from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm
+from lipsep.layers.waveform import overlap_add
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm
-from lipsep.models.layers.waveform import overlap_add
-from lipsep.models.published import PublishedFile, register_published
 from lipsep.models.registry import register_model
+from lipsep.models.released import PublishedFile, register_published
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class AVMossFormer2Config:
     dropout: float = 0.1
     video_encoder: str = "resnet18_temporal"
     lip_size: int | None = None  # pixels; None: what the video encoder was made for
-    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips); None: likewise
+    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips.reading); None: likewise
 
     def __post_init__(self) -> None:
         if self.channels % 2 or self.rotary_channels % 2 or self.memory_channels % 2:

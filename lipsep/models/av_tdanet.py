@@ -24,13 +24,13 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for
 from lipsep.errors import ModelError
+from lipsep.layers.afrcnn import Adapt
+from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm
+from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
+from lipsep.layers.masks import ReLUMasks
+from lipsep.layers.top_down import BottomUp, ConvNorm, TopDown
+from lipsep.layers.visual_fusion import AVFusion, VideoProjection, VisualFusion
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.afrcnn import Adapt
-from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm
-from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
-from lipsep.models.layers.masks import ReLUMasks
-from lipsep.models.layers.top_down import BottomUp, ConvNorm, TopDown
-from lipsep.models.layers.visual_fusion import AVFusion, VideoProjection, VisualFusion
 from lipsep.models.registry import register_model
 
 
@@ -48,7 +48,7 @@ class AVTDANetConfig:
     dropout: float = 0.1
     video_encoder: str = "dp_lipcoder"  # a registered video encoder
     lip_size: int | None = None  # pixels; None: what the video encoder was made for
-    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips); None: likewise
+    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips.reading); None: likewise
     visual_channels: int = 64
     visual_scales: int = 3
     as_published: bool = True  # Dolphin's visual fusion with its two slips

@@ -29,13 +29,13 @@ from torch.nn import functional as F
 
 from lipsep.encoders import autoencoder, encoder_for
 from lipsep.errors import ModelError
+from lipsep.layers.afrcnn import AFRCNN, Adapt, published_afrcnn_key, published_global_norm_key
+from lipsep.layers.channels_last import GlobalNorm, stretch_to
+from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
+from lipsep.layers.masks import ReLUMasks
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.afrcnn import AFRCNN, Adapt, published_afrcnn_key, published_global_norm_key
-from lipsep.models.layers.channels_last import GlobalNorm, stretch_to
-from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
-from lipsep.models.layers.masks import ReLUMasks
-from lipsep.models.published import PublishedFile, register_published
 from lipsep.models.registry import register_model
+from lipsep.models.released import PublishedFile, register_published
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class AVLITConfig:
     n_scales: int = 5  # time resolutions in either block
     video_encoder: str = "autoencoder"  # a registered video encoder
     lip_size: int | None = None  # pixels; None: what the video encoder was made for
-    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips); None: likewise
+    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips.reading); None: likewise
     as_published: bool = True  # keep the two quirks of the published code (see the module docstring)
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ class SeparationModel(nn.Module):
     takes_empty_places: ClassVar[bool] = False
     """Where `faces_at_once`: True if training has shown it fewer people than places, the empty ones all zeros."""
     needs_faces: ClassVar[bool] = False
-    """True: `forward` takes a third input, one picture of each person's face as `lipsep.faces.face_picture` makes it,
+    """True: `forward` takes a third input, one picture of each person's face as `faces.tracks.face_picture` makes it,
     (B, 3, P, P) with P = `config.face_size`, or (B, n_src, 3, P, P) where `faces_at_once`."""
     processor_only: ClassVar[bool] = False
     """True: runs on no other device."""

@@ -35,13 +35,13 @@ from torch.utils.checkpoint import checkpoint
 
 from lipsep.encoders import autoencoder, encoder_for
 from lipsep.errors import ModelError
+from lipsep.layers.afrcnn import AFRCNN, Adapt, packed_once, published_afrcnn_key, published_global_norm_key
+from lipsep.layers.channels_last import GlobalNorm, stretch_to
+from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
+from lipsep.layers.masks import ReLUMasks
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.afrcnn import AFRCNN, Adapt, packed_once, published_afrcnn_key, published_global_norm_key
-from lipsep.models.layers.channels_last import GlobalNorm, stretch_to
-from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
-from lipsep.models.layers.masks import ReLUMasks
-from lipsep.models.published import PublishedFile, register_published, within
 from lipsep.models.registry import register_model
+from lipsep.models.released import PublishedFile, register_published, within
 
 FUSIONS = ("tokens", "audio_token", "video_token", "own_tokens", "no_tokens", "early")
 """What the branches hear of each other: the mean of both tokens (BIN); the audio branch's alone (no c^V in Table 3);
@@ -69,7 +69,7 @@ class BINConfig:
     recompute: bool = True  # training keeps the activations of the last `KEPT_ITERATIONS` alone: less memory, more time
     video_encoder: str = "autoencoder_1024"  # a registered video encoder
     lip_size: int | None = None  # pixels; None: what the video encoder was made for
-    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips); None: likewise
+    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips.reading); None: likewise
 
     def __post_init__(self) -> None:
         if min(self.n_src, self.iterations, self.token_steps, self.n_scales - 1) < 1 or self.kernel % 2:

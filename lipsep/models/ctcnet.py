@@ -32,20 +32,14 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, resnet18_3d
 from lipsep.errors import ModelError
+from lipsep.layers.afrcnn import AFRCNN, Adapt, PointwiseNorm, published_afrcnn_key, published_global_norm_key
+from lipsep.layers.channels_last import GlobalNorm
+from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
+from lipsep.layers.masks import ReLUMasks
 from lipsep.layers.packed_linear import PackedLinear
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.afrcnn import (
-    AFRCNN,
-    Adapt,
-    PointwiseNorm,
-    published_afrcnn_key,
-    published_global_norm_key,
-)
-from lipsep.models.layers.channels_last import GlobalNorm
-from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
-from lipsep.models.layers.masks import ReLUMasks
-from lipsep.models.published import PublishedFile, register_published, within
 from lipsep.models.registry import register_model
+from lipsep.models.released import PublishedFile, register_published, within
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class CTCNetConfig:
     audio_rounds: int = 13  # rounds of the auditory subnetwork alone, afterwards
     video_encoder: str = "resnet18_3d"  # a registered video encoder
     lip_size: int | None = None  # pixels; None: what the video encoder was made for
-    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips); None: likewise
+    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips.reading); None: likewise
 
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0 or min(self.fusion_rounds, self.audio_scales - 1, self.video_scales - 1) < 1:

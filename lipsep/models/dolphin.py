@@ -35,15 +35,15 @@ from lipsep.encoders import create_encoder
 from lipsep.encoders.dp_lipcoder import DP_LIPCODERS, PUBLISHED_LAYERS
 from lipsep.errors import ModelError
 from lipsep.layers.arranged import Arranged
+from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, LayerScale, pool_to
+from lipsep.layers.conv_glu import conv_glu
+from lipsep.layers.dropout import Dropout
+from lipsep.layers.heat import HeatDiffusion
 from lipsep.layers.packed_linear import PackedLinear, linear, packed_matrix
+from lipsep.layers.relative_attention import RelativeAttention
+from lipsep.layers.visual_fusion import AVFusion, TopDownAttention, VideoProjection, VisualFusion
+from lipsep.layers.waveform import AudioDecoder, AudioEncoder
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, LayerScale, pool_to
-from lipsep.models.layers.conv_glu import conv_glu
-from lipsep.models.layers.dropout import Dropout
-from lipsep.models.layers.heat import HeatDiffusion
-from lipsep.models.layers.relative_attention import RelativeAttention
-from lipsep.models.layers.visual_fusion import AVFusion, TopDownAttention, VideoProjection, VisualFusion
-from lipsep.models.layers.waveform import AudioDecoder, AudioEncoder
 from lipsep.models.registry import register_model
 
 
@@ -73,7 +73,7 @@ class DolphinConfig:
     input_level: float | None = None  # RMS to which mixtures are brought, and estimates back from it; None: as they are
     video_encoder: str = "dp_lipcoder"  # a registered one (Table 1); "lipcoder" is the semantic path alone
     lip_size: int = 88  # pixels
-    lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips)
+    lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips.reading)
     video_layers: tuple[str, ...] = PUBLISHED_LAYERS
     video_init_channels: int = 4
     video_max_channels: int = 32

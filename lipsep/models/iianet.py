@@ -28,13 +28,13 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, resnet18_3d
 from lipsep.errors import ModelError
+from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, nearest_steps, stretch_to
+from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
+from lipsep.layers.masks import ReLUMasks
+from lipsep.layers.top_down import BottomUp, ConvNorm, IntraAttention, TopDown
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.channels_last import DepthwiseConv, GlobalNorm, nearest_steps, stretch_to
-from lipsep.models.layers.filterbank import FilterbankDecoder, FilterbankEncoder
-from lipsep.models.layers.masks import ReLUMasks
-from lipsep.models.layers.top_down import BottomUp, ConvNorm, IntraAttention, TopDown
-from lipsep.models.published import PublishedFile, register_published, within
 from lipsep.models.registry import register_model
+from lipsep.models.released import PublishedFile, register_published, within
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class IIANetConfig:
     drop_path: float = 0.1  # share of recordings for which a residual branch is left out in training
     video_encoder: str = "resnet18_3d"
     lip_size: int | None = None  # pixels; None: what the video encoder was made for
-    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips); None: likewise
+    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips.reading); None: likewise
 
     def __post_init__(self) -> None:
         if self.audio_kernel % (2 * self.audio_stride) or self.n_scales < 2:

@@ -21,9 +21,8 @@ from torch.nn import functional as F
 
 from lipsep.encoders import create_encoder, resnet18_3d
 from lipsep.errors import ModelError
-from lipsep.models.base import SeparationModel
-from lipsep.models.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, pool_to, stretch_to
-from lipsep.models.layers.time_frequency import (
+from lipsep.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, pool_to, stretch_to
+from lipsep.layers.time_frequency import (
     DepthwiseConv2d,
     Gateway,
     RecurrentPath,
@@ -35,9 +34,10 @@ from lipsep.models.layers.time_frequency import (
     spectrogram,
     waveform,
 )
-from lipsep.models.published import PublishedFile, register_published, within
+from lipsep.models.base import SeparationModel
+from lipsep.models.keys.rtfsnet import separator_key
 from lipsep.models.registry import register_model
-from lipsep.models.rtfsnet_published import separator_key
+from lipsep.models.released import PublishedFile, register_published, within
 
 EPS = 1e-8  # of global norms
 
@@ -69,7 +69,7 @@ class RTFSNetConfig:
     dropout: float = 0.1  # in the video block's attention
     video_encoder: str = "resnet18_3d"
     lip_size: int = 88  # px
-    lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips)
+    lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips.reading)
 
     def __post_init__(self) -> None:
         if self.cell not in ("sru", "lstm"):

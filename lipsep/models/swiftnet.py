@@ -30,11 +30,10 @@ from torch.nn import functional as F
 from lipsep.constants import SAMPLES_PER_FRAME
 from lipsep.encoders import create_encoder, resnet18_3d
 from lipsep.errors import ModelError
-from lipsep.models.base import SeparationModel
-from lipsep.models.layers.channels_last import BatchNorm, stretch_to
-from lipsep.models.layers.memory import Memory, Totals, shares
-from lipsep.models.layers.sru import SRU
-from lipsep.models.layers.time_frequency import (
+from lipsep.layers.channels_last import BatchNorm, stretch_to
+from lipsep.layers.memory import Memory, Totals, shares
+from lipsep.layers.sru import SRU
+from lipsep.layers.time_frequency import (
     Affine,
     DepthwiseConv2d,
     Gateway,
@@ -48,9 +47,10 @@ from lipsep.models.layers.time_frequency import (
     spectrogram,
     waveform,
 )
-from lipsep.models.published import PublishedFile, register_published, within
+from lipsep.models.base import SeparationModel
+from lipsep.models.keys.rtfsnet import ATTENTION, PATH, Rules, block_rules, injection_key, renamed
 from lipsep.models.registry import register_model
-from lipsep.models.rtfsnet_published import ATTENTION, PATH, Rules, block_rules, injection_key, renamed
+from lipsep.models.released import PublishedFile, register_published, within
 
 EPS = 1e-8  # of norms
 MAGNITUDE_EPS = 1.1920929e-07  # of the magnitude's square
@@ -78,7 +78,7 @@ class SwiftNetConfig:
     video_hidden_channels: int = 64
     video_encoder: str = "resnet18_3d"
     lip_size: int = 88  # px
-    lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips)
+    lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips.reading)
 
     def __post_init__(self) -> None:
         if SAMPLES_PER_FRAME % self.hop or self.n_fft != 2 * self.hop:

@@ -25,8 +25,8 @@ from lipsep.encoders import encoder_for, shufflenet_tcn
 from lipsep.encoders.resnet18_3d import BLOCKS_PER_STAGE, CHANNELS, BasicBlock
 from lipsep.layers.picture_conv import FoldedNorm, PictureConv, conv_norm, convolve, folded, packed
 from lipsep.models.base import SeparationModel
-from lipsep.models.published import PublishedFile, register_published, within
 from lipsep.models.registry import register_model
+from lipsep.models.released import PublishedFile, register_published, within
 
 N_FFT, WINDOW, HOP = 512, 400, 160  # samples
 ROWS = N_FFT // 2  # of the spectrogram that the network sees
@@ -45,7 +45,7 @@ class VisualVoiceConfig:
     face_size: int = 224  # pixels
     video_encoder: str = "shufflenet_tcn"
     lip_size: int | None = None  # pixels; None: what the video encoder was made for
-    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips); None: likewise
+    lip_recipe: str | None = None  # how lip pictures are made (lipsep.lips.reading); None: likewise
 
 
 # --- Blocks ----------------------------------------------------------------------------------------------------------

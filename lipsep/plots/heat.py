@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lipsep.models.layers.heat import diffuse
+from lipsep.layers.heat import diffuse
 from lipsep.plots.style import PAGE_IN, figure, line_style
 
 N_STEPS = 128

@@ -11,8 +11,8 @@ import torch
 from lipsep.errors import ModelError
 from lipsep.evaluation.cases import Case
 from lipsep.evaluation.evaluate import separate_case
+from lipsep.layers.masks import ReLUMasks
 from lipsep.models.base import SeparationModel
-from lipsep.models.layers.masks import ReLUMasks
 from lipsep.plots.style import PAGE_IN, figure
 
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lipsep.models.layers.channels_last import GlobalNorm
-from lipsep.models.layers.filterbank import FilterbankDecoder
+from lipsep.layers.channels_last import GlobalNorm
+from lipsep.layers.filterbank import FilterbankDecoder
 
 Rule = Callable[..., int]
 """rule(output, *arguments of the call) -> multiply-accumulates."""

@@ -75,7 +75,7 @@ def measure_here(setup: Setup) -> Measured:
     """Measure in this process."""
     import torch
 
-    from lipsep.checkpoints import load_model
+    from lipsep.checkpoints.folder import load_model
     from lipsep.models import create_model, list_models
     from lipsep.profiling.counting import example_inputs
 

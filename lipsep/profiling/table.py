@@ -6,7 +6,7 @@ import csv
 import io
 from dataclasses import dataclass
 
-from lipsep.checkpoints import load_model
+from lipsep.checkpoints.folder import load_model
 from lipsep.constants import SAMPLE_RATE
 from lipsep.models import create_model, list_models
 from lipsep.profiling.counting import Macs, Parameters, count_macs, count_parameters

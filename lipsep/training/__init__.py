@@ -28,9 +28,9 @@ def pretrain(recipe_path: str | Path, *, resume: bool = True) -> Path:
     Raises:
         ModelError, MediaError: as `train`.
     """
-    from lipsep.training.lip_coder import pretrain_coder
-    from lipsep.training.lip_pictures import pretrain_pictures
-    from lipsep.training.lip_reading import pretrain_lips
+    from lipsep.training.pretraining.coder import pretrain_coder
+    from lipsep.training.pretraining.pictures import pretrain_pictures
+    from lipsep.training.pretraining.reading import pretrain_lips
     from lipsep.training.recipe import load_recipe
 
     path = Path(recipe_path)

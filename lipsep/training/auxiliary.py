@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from lipsep.errors import ModelError
+from lipsep.layers.channels_last import stretch_to
 from lipsep.models.base import SeparationModel
 from lipsep.models.dolphin import AudioDecoder, Dolphin, OutputLayer
-from lipsep.models.layers.channels_last import stretch_to
 
 
 class AuxiliaryBranch(nn.Module):

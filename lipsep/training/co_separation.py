@@ -27,7 +27,7 @@ ROWS = 4  # of an example: A in the first mixture, B in it, A in the second mixt
 
 
 class CoSeparation(nn.Module):
-    """The sum of the three losses, over batches as `lipsep.data.co_separation` makes them.
+    """The sum of the three losses, over batches as `lipsep.data.mixing.co_separation` makes them.
 
     A model of lips alone has no faces to match with, and learns by the other two.
     """

@@ -8,18 +8,18 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from lipsep.data.bin_pipeline import BinCorpus
-from lipsep.data.clips import TalkingClips
-from lipsep.data.co_separation import CoSeparationMixtures
-from lipsep.data.mixing import MixingConfig, Mixtures, collate
-from lipsep.data.mouth_augmentation import MouthConfig
-from lipsep.data.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
-from lipsep.data.published_training import TRAINING, VALIDATION, PublishedClips, PublishedTraining, open_split
-from lipsep.data.shards import is_prepared, load_shards, prepared_splits
-from lipsep.data.stored import Sliced
-from lipsep.data.synthetic import synthetic_corpus, with_foreign_mouths
+from lipsep.data.clips.clips import TalkingClips
+from lipsep.data.clips.stored import Sliced
+from lipsep.data.corpora.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
+from lipsep.data.corpora.shards import is_prepared, load_shards, prepared_splits
+from lipsep.data.mixing.bin_pipeline import BinCorpus
+from lipsep.data.mixing.co_separation import CoSeparationMixtures
+from lipsep.data.mixing.mixing import MixingConfig, Mixtures, collate
+from lipsep.data.mixing.mouth_augmentation import MouthConfig
+from lipsep.data.mixtures.training import TRAINING, VALIDATION, PublishedClips, PublishedTraining, open_split
+from lipsep.data.synthetic.babble import synthetic_corpus, with_foreign_mouths
 from lipsep.errors import MediaError, ModelError
-from lipsep.lips import LipRecipe
+from lipsep.lips.reading import LipRecipe
 from lipsep.training.feed import Feed
 from lipsep.training.recipe import DataPart, Recipe, SyntheticPart
 

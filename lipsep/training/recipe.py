@@ -28,7 +28,7 @@ class ModelPart(_Strict):
 
 
 class SyntheticPart(_Strict):
-    """Talkers who babble (`lipsep.data.synthetic`): training and validation without any download."""
+    """Talkers who babble (`lipsep.data.synthetic.babble`): training and validation without any download."""
 
     talkers: int = 40  # to train on
     held_out_talkers: int = 8  # to validate on
@@ -39,7 +39,7 @@ class SyntheticPart(_Strict):
 
 
 class DataPart(_Strict):
-    """Which corpora, and how they are mixed (`lipsep.data.mixing`): `published`, `filmed` or `synthetic`."""
+    """Which corpora, and how they are mixed (`lipsep.data.mixing.mixing`): `published`, `filmed` or `synthetic`."""
 
     synthetic: SyntheticPart | None = None
     published: Path | None = None  # finished mixtures, wav16k/min with tr/ and cv/; of `mixing` they know the length
@@ -116,7 +116,7 @@ class TrainingPart(LoopPart):
 
 
 class TeacherPart(_Strict):
-    """Who tells the video encoder what a frame means (`lipsep.training.teachers`)."""
+    """Who tells the video encoder what a frame means (`lipsep.training.pretraining.teachers`)."""
 
     name: Literal["log_mel", "av_hubert"] = "log_mel"
     weights: Path | None = None  # of av_hubert: the authors' large_vox_433h.pt

@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Learn
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lipsep.checkpoints import load_model, save_model
+from lipsep.checkpoints.folder import load_model, save_model
 from lipsep.errors import ModelError
-from lipsep.lips import lip_recipe
+from lipsep.lips.reading import lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
 from lipsep.models import SeparationModel, create_model
 from lipsep.training.callbacks import SaveOnSigterm

@@ -1,0 +1,1 @@
+"""Weights: folders, the hub, downloads, and where a model begins."""

@@ -1,0 +1,295 @@
+"""Names to weights: a checkpoint is a folder with `config.json` and `model.safetensors` that describes itself.
+
+    {"lipsep": 1, "model": "dolphin_laptop", "config": {...}, "lip_recipe": "mesh_32", "keeps_level": true,
+     "licence": "...", "provenance": "...", ...}
+
+`config` holds every size, so that no other configuration can disagree with the weights. Folders in the layout of the
+published code (their key names, no "lipsep" entry) load too. Loading is strict: every key must be there, known, of the
+right shape and finite. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lipsep.checkpoints.downloads import check_download
+from lipsep.constants import FPS
+from lipsep.errors import ModelError, WeightsError
+from lipsep.models import SeparationModel, create_model, list_models
+from lipsep.models.keys.dolphin import is_published
+from lipsep.models.released import list_published, published_model
+from lipsep.onnx.runtime import SUFFIX, OnnxModel
+
+FORMAT = 1
+PACKAGED = Path(__file__).parents[1] / "weights"
+_CONFIG, _WEIGHTS, _PICKLES = "config.json", "model.safetensors", ("pytorch_model.bin", "model.pt", "best_model.pth")
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """One set of weights that `load_model(name)` can load."""
+
+    name: str
+    model: str
+    licence: str
+    size: int  # bytes
+    sha256: str | None  # None where the file is not on this machine
+    provenance: str
+
+
+PUBLISHED = WeightsEntry(
+    name="JusperLee/Dolphin",
+    model="dolphin",
+    licence="source code Apache-2.0; weights without a licence of their own, not cleared for commercial use",
+    size=28_200_000,
+    sha256=None,
+    provenance=(
+        "separator trained on VoxCeleb2 mixtures; video encoder distilled from AV-HuBERT large_vox_433h, "
+        "whose licence is for non-commercial research"
+    ),
+)
+_NOTICE = f"""Weights of {PUBLISHED.name} (https://huggingface.co/{PUBLISHED.name}), downloaded once, {{size}}.
+  Licence: {PUBLISHED.licence}.
+  Provenance: {PUBLISHED.provenance}.
+  The authors' notice: https://github.com/JusperLee/Dolphin/blob/main/MODEL_PROVENANCE.md"""
+
+
+def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.device = "cpu") -> SeparationModel:
+    """A model with its weights, in evaluation mode.
+
+    Args:
+        name_or_folder: packaged weights ("dolphin_laptop_pixels"; see `available_weights`), a folder in the hub's
+            layout, a hub id ("JusperLee/Dolphin"), which is downloaded on first use and found in the hub's cache from
+            then on, or a graph that `lipsep export` wrote ("model.onnx"), for the processor alone.
+        map_location: where the model goes.
+
+    Raises:
+        WeightsError: nothing goes by that name, or the weights are missing, damaged, unsafe or another model's.
+        ModelError: the checkpoint names a model that this version does not know.
+    """
+    name = os.fspath(name_or_folder)
+    if name.endswith(SUFFIX):
+        return OnnxModel(Path(name)).to(map_location).eval()
+    if os.path.isdir(name):
+        folder = Path(name)
+    elif (PACKAGED / name / _CONFIG).is_file():
+        folder = PACKAGED / name
+    elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        folder = _from_hub(name)
+    else:
+        raise WeightsError(_unknown(name))
+    return _load_folder(folder).to(map_location).eval()
+
+
+def load_published(
+    name: str, files: Sequence[str | os.PathLike], map_location: str | torch.device = "cpu"
+) -> SeparationModel:
+    """The model `name` with weights that its authors released, in evaluation mode.
+
+    Args:
+        name: a registered model ("avlit_8").
+        files: safetensors or torch files, which together hold all its weights: some authors release the separator and
+            the video encoder apart. Nothing is unpickled but plain tensors.
+        map_location: where the model goes.
+
+    Raises:
+        WeightsError: a file is missing, damaged, unsafe or another model's; the message names the key that misfits.
+        ModelError: no model has this name.
+    """
+    model = published_model(name, [_read_file(Path(file)) for file in files])
+    names = ", ".join(Path(file).name for file in files)
+    _check_keys(model.state_dict(), model, Path(names))
+    model.metadata = {"licence": "as the authors state", "provenance": f"released by the authors of {name}: {names}"}
+    return model.to(map_location).eval()
+
+
+def save_model(model: SeparationModel, folder: str | os.PathLike, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a self-describing checkpoint that `load_model(folder)` reads.
+
+    Args:
+        metadata: goes into config.json. "keeps_level" and "lip_recipe" replace the model's own; "licence" and
+            "provenance" are what `available_weights` reports; anything else that JSON can hold is kept as it is.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    card = {
+        "lipsep": FORMAT,
+        "model": model.name,
+        "config": dataclasses.asdict(model.config),
+        "lip_recipe": model.lip_recipe,
+        "keeps_level": model.keeps_level,
+        "sample_rate": model.sample_rate,
+        "fps": FPS,
+        **(metadata or {}),
+    }
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    _replace(folder / _WEIGHTS, safetensors.torch.save(tensors))
+    _replace(folder / _CONFIG, (json.dumps(card, indent=2) + "\n").encode())
+
+
+def available_weights() -> list[WeightsEntry]:
+    """The packaged weights, and the published ones that can be downloaded."""
+    entries = []
+    for config in sorted(PACKAGED.glob(f"*/{_CONFIG}")):
+        card, weights = _read_card(config.parent), config.parent / _WEIGHTS
+        if "lipsep" not in card or not weights.is_file():
+            continue
+        entries.append(
+            WeightsEntry(
+                name=config.parent.name,
+                model=card["model"],
+                licence=card.get("licence", "not stated"),
+                size=weights.stat().st_size,
+                sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+                provenance=card.get("provenance", "not stated"),
+            )
+        )
+    return [*entries, PUBLISHED]
+
+
+def _load_folder(folder: Path) -> SeparationModel:
+    card = _read_card(folder)
+    state = _read_weights(folder)
+    if "lipsep" in card:
+        model = _model_of(card, folder)
+    elif is_published(set(state)):
+        model = published_model("dolphin", [state])
+        model.metadata = {"licence": PUBLISHED.licence, "provenance": PUBLISHED.provenance, "teacher": "av_hubert"}
+        state = model.state_dict()
+    else:
+        raise WeightsError(
+            f"'{folder / _CONFIG}' has no \"lipsep\" entry and the weights are not those of the published Dolphin: "
+            "save checkpoints with lipsep.checkpoints.folder.save_model"
+        )
+    _check_keys(state, model, folder)
+    model.load_state_dict(state)
+    return model
+
+
+def _model_of(card: dict[str, Any], folder: Path) -> SeparationModel:
+    try:
+        model = create_model(card["model"], **card["config"])
+        model.lip_recipe, model.keeps_level = str(card["lip_recipe"]), bool(card["keeps_level"])
+    except KeyError as error:
+        raise WeightsError(f"'{folder / _CONFIG}' lacks the entry {error}: the checkpoint is incomplete") from error
+    except (ModelError, TypeError) as error:
+        raise WeightsError(f"'{folder / _CONFIG}' does not describe a model of this version: {error}") from error
+    model.metadata = {key: value for key, value in card.items() if key not in ("lipsep", "model", "config")}
+    return model
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"'{folder}' has no {_CONFIG}: a model folder needs it beside {_WEIGHTS}") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"cannot read '{folder / _CONFIG}': {error}") from error
+    if not isinstance(card, dict):
+        raise WeightsError(f"'{folder / _CONFIG}' is not a JSON object")
+    return card
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    for path in (folder / name for name in (_WEIGHTS, *_PICKLES)):
+        if path.is_file():
+            return _read_file(path)
+    raise WeightsError(f"'{folder}' has no weights: {_WEIGHTS} is needed beside {_CONFIG}")
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """A state dict from a safetensors file, or from a torch file that holds plain tensors alone."""
+    if not path.is_file():
+        raise WeightsError(f"there is no file '{path}' to load weights from")
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise WeightsError(f"'{path}' is damaged ({error}): get it again") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged and for unsafe files
+        raise WeightsError(f"'{path}' is damaged, or holds more than plain tensors: {error}") from error
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
+    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+        return state
+    raise WeightsError(f"'{path}' holds no state dict: a mapping from names to tensors is needed")
+
+
+def _check_keys(state: Mapping[str, Tensor], model: SeparationModel, folder: Path) -> None:
+    own = model.state_dict()
+    for what, keys in (("lack", own.keys() - state.keys()), ("have an unexpected", state.keys() - own.keys())):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise WeightsError(f"the weights in '{folder}' {what} key '{min(keys)}'{more}, for model '{model.name}'")
+    for key, tensor in state.items():
+        if tensor.shape != own[key].shape:
+            found, needed = tuple(tensor.shape), tuple(own[key].shape)
+            raise WeightsError(f"the weights in '{folder}' have '{key}' of shape {found}; {needed} is needed")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"the weights in '{folder}' have NaN or infinite values in '{key}': do not use them")
+
+
+def _from_hub(name: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    files = [_CONFIG, _WEIGHTS]
+    try:
+        cached = Path(huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=True))
+        if (cached / _WEIGHTS).is_file() or huggingface_hub.constants.HF_HUB_OFFLINE:  # else it was interrupted
+            return check_download(cached)
+    except LocalEntryNotFoundError:
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            raise WeightsError(
+                f"'{name}' is not in the cache {huggingface_hub.constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: "
+                "run once online, or pass a folder that holds its config.json and model.safetensors"
+            ) from None
+    generic = f"Downloading weights of {name} (https://huggingface.co/{name}): look up their licence there."
+    notice = _NOTICE.format(size=f"{PUBLISHED.size / 1e6:.0f} MB") if name == PUBLISHED.name else generic
+    print(notice, file=sys.stderr)
+    try:
+        fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
+    except Exception as error:  # the hub and its network layers raise many kinds
+        raise WeightsError(
+            f"cannot download '{name}' ({type(error).__name__}): check the name and the network, or pass a folder that "
+            "holds its config.json and model.safetensors"
+        ) from error
+    return check_download(fetched)
+
+
+def _unknown(name: str) -> str:
+    packaged = [entry.name for entry in available_weights()]
+    if name in list_models():
+        released = "give the files that its authors released with --weights, " if name in list_published() else ""
+        return (
+            f"'{name}' is a known model, but no weights for it are packaged (there are: {', '.join(packaged)}): "
+            f'train it, {released}or use lipsep.create_model("{name}") for fresh ones'
+        )
+    if os.sep in name or name.startswith("."):
+        return f"there is no folder '{name}': give one that holds {_CONFIG} and {_WEIGHTS}"
+    close = difflib.get_close_matches(name, packaged, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are: {', '.join(packaged)}"
+    return f"no weights are named '{name}': {hint}"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)

@@ -1,0 +1,1 @@
+"""Clips of single talkers: voice and mouth, in memory or on disk."""

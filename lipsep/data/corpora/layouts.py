@@ -1,0 +1,140 @@
+"""Where corpora keep their clips: one function per published layout, from a root folder to a list of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lipsep.data.mixtures.folders import talker_of
+from lipsep.errors import MediaError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mpg", ".mov", ".mkv", ".avi", ".webm"})
+SPLITS = ("train", "val", "test")
+ALL = "all"  # the split of corpora that publish none
+
+
+@dataclass(frozen=True)
+class Source:
+    """One clip with one talker.
+
+    Attributes:
+        name: unique in its corpus; path and name joined by ``_``, as published lists of mixtures call it.
+        talker: who speaks; where the corpus does not say, the video that the clip is cut from.
+        split: ``train``, ``val``, ``test``, ``pretrain`` or ``all``.
+        video: path of the pictures.
+        sound: path of the sound; None: the video's own.
+        missing: why it cannot be used; empty: it can.
+    """
+
+    name: str
+    talker: str
+    split: str
+    video: Path
+    sound: Path | None = None
+    missing: str = ""
+
+
+def find_sources(corpus: str, root: Path) -> list[Source]:
+    """Every clip of a corpus in its published layout, in order of name.
+
+    Args:
+        corpus: one of `LAYOUTS`.
+
+    Raises:
+        MediaError: unknown corpus, or the folder does not look like it; the message says what was looked for.
+    """
+    if corpus not in LAYOUTS:
+        raise MediaError(f"unknown corpus {corpus!r}: choose one of {', '.join(LAYOUTS)}")
+    find, looks_like = LAYOUTS[corpus]
+    sources: dict[str, Source] = {}
+    for source in find(root) if root.is_dir() else ():
+        sources.setdefault(source.name, source)
+    if not sources:
+        raise MediaError(f"{root} does not look like {corpus}: no {looks_like} there")
+    return [sources[name] for name in sorted(sources)]
+
+
+def _folder(root: Path) -> Iterable[Source]:
+    for path in _videos(root):
+        parts = path.relative_to(root).with_suffix("").parts
+        split = parts[0] if parts[0] in SPLITS else ALL
+        yield Source("_".join(parts), talker_of(str(path.relative_to(root))), split, path)
+
+
+def _grid(root: Path) -> Iterable[Source]:
+    """``s1/bbaf2n.mpg``, or deeper: ``s1/video/mpg_6000/bbaf2n.mpg``; of several sizes the first is taken."""
+    for path in _videos(root):
+        talkers = [part for part in path.relative_to(root).parts[:-1] if part[:1] == "s" and part[1:].isdigit()]
+        if talkers:
+            yield Source(f"{talkers[0]}_{path.stem}", talkers[0], ALL, path)
+
+
+def _lrs2(root: Path) -> Iterable[Source]:
+    """``mvlrs_v1/{main,pretrain}/VIDEO/00001.mp4`` and lists ``{pretrain,train,val,test}.txt``, beside or above."""
+    base = root / "mvlrs_v1" if (root / "mvlrs_v1").is_dir() else root
+    for split in ("pretrain", *SPLITS):
+        lists = [folder / f"{split}.txt" for folder in (root, base) if (folder / f"{split}.txt").is_file()]
+        for line in lists[0].read_text(encoding="utf-8").splitlines() if lists else ():
+            if line.strip():
+                clip = line.split()[0]  # the lists of the test set say more behind it
+                path = base / ("pretrain" if split == "pretrain" else "main") / f"{clip}.mp4"
+                missing = "" if path.is_file() else f"listed in {lists[0].name}, but there is no file"
+                name = clip.replace("/", "_")
+                yield Source(name if split != "pretrain" else f"pretrain_{name}", clip.split("/")[0], split, path,
+                             missing=missing)  # fmt: skip
+
+
+def _lrs3(root: Path) -> Iterable[Source]:
+    """``{pretrain,trainval,test}/VIDEO/00001.mp4``."""
+    for folder, split in (("trainval", "train"), ("test", "test"), ("pretrain", "pretrain")):
+        for path in _videos(root / folder):
+            name = f"{path.parent.name}_{path.stem}"
+            yield Source(name if split != "pretrain" else f"pretrain_{name}", path.parent.name, split, path)
+
+
+def _vox2(root: Path) -> Iterable[Source]:
+    """``{dev,test}/mp4/id00012/VIDEO/00001.mp4`` with the sound in ``{dev,test}/aac/.../00001.m4a``, or in the mp4."""
+    for folder, split in (("dev", "train"), ("test", "test")):
+        for path in _videos(root / folder / "mp4"):
+            clip = path.relative_to(root / folder / "mp4").with_suffix("")
+            sound = root / folder / "aac" / clip.with_suffix(".m4a")
+            yield Source("_".join(clip.parts), clip.parts[0], split, path, sound if sound.is_file() else None)
+
+
+def _tcd_timit(root: Path) -> Iterable[Source]:
+    """``{volunteers,lipspeakers}/01M/.../straightcam/sa1.mp4``, with ``sa1.wav`` beside it or the video's own sound."""
+    for path in _videos(root):
+        parts = path.relative_to(root).parts
+        group = next((i for i, part in enumerate(parts[:-2]) if part in ("volunteers", "lipspeakers")), None)
+        if group is not None and path.parent.name == "straightcam":
+            beside = path.with_suffix(".wav")
+            talker = parts[group + 1]
+            yield Source(f"{talker}_{path.stem}", talker, ALL, path, beside if beside.is_file() else None)
+
+
+def _ntcd_timit(root: Path) -> Iterable[Source]:
+    """The videos of TCD-TIMIT with the sound of NTCD-TIMIT's ``clean/volunteers/01M/straightcam/sa1.wav``."""
+    clean = {}
+    for path in sorted(root.rglob("straightcam/*.wav")):
+        if any(part.lower() == "clean" for part in path.relative_to(root).parts):
+            clean[path.parent.parent.name, path.stem] = path
+    for source in _tcd_timit(root):
+        sound = clean.get((source.talker, source.video.stem))
+        missing = "" if sound else "no clean sound of NTCD-TIMIT"
+        yield Source(source.name, source.talker, source.split, source.video, sound, missing)
+
+
+def _videos(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != ".")
+
+
+LAYOUTS: dict[str, tuple[Callable[[Path], Iterable[Source]], str]] = {
+    "folder": (_folder, "video clips"),
+    "grid": (_grid, "s1/*.mpg"),
+    "lrs2": (_lrs2, "lists train.txt, val.txt, test.txt, pretrain.txt of clips in mvlrs_v1/main and pretrain"),
+    "lrs3": (_lrs3, "pretrain/*/*.mp4, trainval/*/*.mp4 or test/*/*.mp4"),
+    "vox2": (_vox2, "dev/mp4/*/*/*.mp4 or test/mp4/*/*/*.mp4"),
+    "tcd_timit": (_tcd_timit, "volunteers/*/straightcam/*.mp4"),
+    "ntcd_timit": (_ntcd_timit, "volunteers/*/straightcam/*.mp4 with Clean/volunteers/*/straightcam/*.wav"),
+}

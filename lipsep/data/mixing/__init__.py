@@ -1,0 +1,1 @@
+"""Mixtures drawn anew for every step."""

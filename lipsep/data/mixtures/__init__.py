@@ -1,0 +1,1 @@
+"""Fixed mixtures: manifests, lists and finished folders."""

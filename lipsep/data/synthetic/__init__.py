@@ -1,0 +1,1 @@
+"""Talkers that exist nowhere: babble, visemes and the scenes made of them."""

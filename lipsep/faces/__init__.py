@@ -1,0 +1,1 @@
+"""Who is visible: frames in, one FaceTrack per person out."""

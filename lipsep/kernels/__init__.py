@@ -1,0 +1,1 @@
+"""One operation, one file: every form in which it runs, plain PyTorch first."""

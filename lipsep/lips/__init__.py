@@ -1,0 +1,1 @@
+"""What mouths do: tracks and frames in, mouth pictures by a recipe out."""

@@ -1,0 +1,1 @@
+"""Files in and out: the one place that knows about containers."""

@@ -1,0 +1,136 @@
+"""What can be separated: a file, an open file, or arrays; all read the same way, as often as needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+
+from lipsep.constants import FPS, SAMPLE_RATE
+from lipsep.errors import MediaError
+from lipsep.media.reading import (
+    Frame,
+    mux,
+    probe,
+    read_audio,
+    read_frames,
+    read_recorded_audio,
+    recorded_form,
+    write_video,
+)
+
+_ENDS = 2**20  # bytes at either end of a file that go into its signature
+
+
+class FileClip:
+    """A video file by its path, or open and seekable.
+
+    Raises:
+        MediaError: unreadable, without sound, or without moving pictures.
+    """
+
+    def __init__(self, source: str | os.PathLike | BinaryIO) -> None:
+        self.path = Path(source) if isinstance(source, str | os.PathLike) else None
+        self._source = source if self.path is None else self.path
+        info = probe(self._rewound())
+        self.name, self.n_frames, self.n_samples = info.name, info.n_frames, info.n_samples
+        if not info.has_video or info.is_still:
+            found = "a still picture" if info.has_video else "no pictures"
+            raise MediaError(f"'{self.name}' has {found}: lipsep needs a video that shows the people who speak")
+        if not info.has_audio:
+            raise MediaError(f"'{self.name}' has no sound: there is nothing to separate")
+
+    @property
+    def signature(self) -> str:
+        """Tells one input from another: size and content of both ends."""
+        digest = hashlib.sha256()
+        if self.path is not None:
+            with self.path.open("rb") as file:
+                size = _hash_ends(file, digest)
+        else:
+            size = _hash_ends(self._rewound(), digest)
+        return f"{size}-{digest.hexdigest()[:32]}"
+
+    def frames(self, *, grey: bool = False) -> Iterator[Frame]:
+        return read_frames(self._rewound(), grey=grey)
+
+    def audio(self) -> Iterator[np.ndarray]:
+        return read_audio(self._rewound())
+
+    def recorded_form(self) -> tuple[int, int]:
+        """Sampling rate, Hz, and number of channels of the sound as it was recorded."""
+        return recorded_form(self._rewound())
+
+    def recorded_audio(self) -> Iterator[np.ndarray]:
+        """float32 (n_channels, n) pieces at the recorded rate."""
+        return read_recorded_audio(self._rewound(), *self.recorded_form())
+
+    def video_with(self, wav: Path, out: Path) -> Path:
+        """The original pictures, copied as they are, with another sound."""
+        return mux(self._rewound(), wav, out)
+
+    def _rewound(self) -> Path | BinaryIO:
+        if self.path is None:
+            self._source.seek(0)
+        return self._source
+
+
+class ArrayClip:
+    """A clip in memory: waveform float (T,) at 16 kHz, frames uint8 (F, H, W, 3) RGB at 25 fps, both from time 0.
+
+    Raises:
+        MediaError: other shapes or types.
+    """
+
+    path = None
+
+    def __init__(self, waveform: np.ndarray, frames: np.ndarray) -> None:
+        waveform, self._frames = np.asarray(waveform), np.asarray(frames)
+        found = f"{waveform.dtype} waveform {waveform.shape} and {self._frames.dtype} frames {self._frames.shape}"
+        pictures = self._frames.ndim == 4 and self._frames.shape[3] == 3 and self._frames.dtype == np.uint8
+        if waveform.ndim != 1 or waveform.dtype.kind != "f" or not pictures:
+            raise MediaError(
+                f"got a {found}: needs float (T,) at {SAMPLE_RATE} Hz and uint8 (F, H, W, 3) RGB at {FPS} fps"
+            )
+        self._waveform = waveform.astype(np.float32)
+        self.name, self.n_samples, self.n_frames = "arrays", len(waveform), len(self._frames)
+        if not self.n_samples or not self.n_frames or not np.isfinite(self._waveform).all():
+            raise MediaError("the waveform or the frames are empty, or the waveform holds values that are not finite")
+
+    @property
+    def signature(self) -> str:
+        digest = hashlib.sha256(self._waveform.tobytes())
+        digest.update(np.ascontiguousarray(self._frames[:: max(1, self.n_frames // 100)]).tobytes())
+        return f"{self.n_samples}-{digest.hexdigest()[:32]}"
+
+    def frames(self, *, grey: bool = False) -> Iterator[Frame]:
+        for index, image in enumerate(self._frames):
+            yield Frame(index, index / FPS, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if grey else image)
+
+    def audio(self) -> Iterator[np.ndarray]:
+        yield self._waveform
+
+    def recorded_form(self) -> tuple[int, int]:
+        return SAMPLE_RATE, 1
+
+    def recorded_audio(self) -> Iterator[np.ndarray]:
+        yield self._waveform[None]
+
+    def video_with(self, wav: Path, out: Path) -> Path:
+        return write_video(out, iter(self._frames), wav)
+
+
+Clip = FileClip | ArrayClip
+
+
+def _hash_ends(file: BinaryIO, digest) -> int:
+    digest.update(file.read(_ENDS))
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _ENDS))
+    digest.update(file.read(_ENDS))
+    return size

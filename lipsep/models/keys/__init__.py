@@ -1,0 +1,1 @@
+"""The authors' names of weights, as ours."""

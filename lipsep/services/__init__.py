@@ -1,0 +1,1 @@
+"""Separation for others: worker processes, batches, HTTP, the page."""

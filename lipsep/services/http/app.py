@@ -1,0 +1,211 @@
+"""The HTTP interface; its own description is at /openapi.json."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, File, Form, HTTPException, UploadFile
+from fastapi.responses import FileResponse, PlainTextResponse
+from pydantic import BaseModel, Field
+
+import lipsep
+from lipsep.errors import OutputError
+from lipsep.services.http.limits import Gate
+from lipsep.services.http.runner import UPLOAD, Runner, result_path
+from lipsep.services.http.store import DONE, FAILED, RUNNING, WAITING, JobStore, new_id
+from lipsep.services.process import WorkerProcess
+from lipsep.system.outputs import writing_to
+
+_COPY_BYTES = 2**20
+_FORM_BYTES = 2**16  # of a request around the file
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be asked of the server."""
+
+    upload_mb: float = 500.0
+    duration_s: float = 3600.0
+    n_waiting: int = 100
+    time_limit_s: float = 4 * 3600.0  # for one separation
+    keep_s: float = 24 * 3600.0  # ended jobs and their files
+
+
+class Problem(BaseModel):
+    """What is wrong, in one sentence."""
+
+    detail: str
+
+
+class Job(BaseModel):
+    """A video that was submitted, and what has become of it."""
+
+    id: str
+    status: Literal["waiting", "running", "done", "failed"]
+    name: str = Field(description="the name of the submitted file")
+    n_ahead: int = Field(description="jobs that wait before this one")
+    step: str | None = Field(description="while running: read, faces, lips, separate or write")
+    progress: float | None = Field(description="share of this step that is done, 0 to 1, if known")
+    message: str = Field(description="why it failed")
+    files: list[str] = Field(description="when done: names for /v1/jobs/{id}/files/{name}")
+    people: int | None = Field(description="when done: how many voices there are")
+
+
+class Health(BaseModel):
+    """That the server lives."""
+
+    status: Literal["ok"]
+    version: str
+    waiting: int
+    running: int
+
+
+def create_app(
+    data: Path,
+    model: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    n_jobs: int = 1,
+    token: str | None = None,
+    limits: Limits = Limits(),
+    database: str | None = None,
+) -> FastAPI:
+    """The server as an application for uvicorn. One server at a time may use `data`.
+
+    Args:
+        data: folder of jobs and files, which outlive the server.
+        model, device, threads: see `lipsep.commands.terminal.open_separator`.
+        n_jobs: separations at a time.
+        database: URL of a PostgreSQL database for the jobs; None: an SQLite file in `data`.
+        token: what "Authorization: Bearer TOKEN" must say for everything but /health; None: nothing is asked.
+
+    Raises:
+        ModelError: the model cannot be loaded. OutputError: `data` or the database cannot be used.
+    """
+    store = JobStore(data, database)
+    workers = [WorkerProcess(model, device, threads) for _ in range(n_jobs)]
+    runner = Runner(store, workers, limits.duration_s, limits.time_limit_s, limits.keep_s)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        runner.close()
+        store.close()
+
+    common = {code: {"model": Problem} for code in (401, 413)}
+    app = FastAPI(
+        title="lipsep",
+        version=lipsep.__version__,
+        summary="A video goes in; for every person who is visible, that person's voice comes out.",
+        lifespan=lifespan,
+        redoc_url=None,
+        docs_url=None,  # that page fetches its scripts from elsewhere
+        responses=common,
+    )
+    app.add_middleware(Gate, token=token, max_bytes=int(limits.upload_mb * 2**20) + _FORM_BYTES)
+    unknown = {404: {"model": Problem, "description": "no such job, or not any more"}}
+
+    def found(job_id: str) -> dict:
+        job = store.get(job_id)
+        if job is None:
+            raise HTTPException(404, "there is no such job, or not any more")
+        return job
+
+    def shown(job: dict) -> Job:
+        step, completed, total = runner.progress.get(job["id"], (None, 0, None))
+        return Job(
+            id=job["id"],
+            status=job["status"],
+            name=job["name"],
+            n_ahead=store.n_ahead(job) if job["status"] == WAITING else 0,
+            step=step if job["status"] == RUNNING else None,
+            progress=min(1.0, completed / total) if total and job["status"] == RUNNING else None,
+            message=job["message"],
+            files=[*job["report"]["files"], "report.json"] if job["status"] == DONE else [],
+            people=len(job["report"]["tracks"]) if job["status"] == DONE else None,
+        )
+
+    @app.post(
+        "/v1/jobs",
+        status_code=201,
+        responses={
+            400: {"model": Problem, "description": "the body is no form"},
+            503: {"model": Problem, "description": "too many jobs wait"},
+            507: {"model": Problem, "description": "the server's disk is full"},
+        },
+    )
+    def submit(
+        file: Annotated[UploadFile, File(description="a video with sound")],
+        speakers: Annotated[int, Form(ge=0, le=100, description="keep so many people; 0: all who matter")] = 0,
+        keep_offscreen: Annotated[bool, Form(description="also hear people while they are not visible")] = False,
+        video: Annotated[Literal["none", "original", "tracked"], Form(description="a video per person")] = "original",
+        rate: Annotated[Literal["16k", "original"], Form(description="voices at 16 kHz, or as recorded")] = "16k",
+    ) -> Job:
+        """Submit a video; it is separated when its turn comes."""
+        if store.counts()[WAITING] >= limits.n_waiting:
+            raise HTTPException(503, f"{limits.n_waiting} jobs wait already: come back later")
+        job_id, name = new_id(), _safe_name(file.filename or "")
+        folder = data / job_id
+        try:
+            with writing_to(data):
+                (folder / UPLOAD).mkdir(parents=True, mode=0o700)
+                with (folder / UPLOAD / name).open("wb") as copy:
+                    shutil.copyfileobj(file.file, copy, _COPY_BYTES)
+        except OutputError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise HTTPException(507, "the server cannot store files at present: come back later") from error
+        options = {"speakers": speakers or None, "keep_offscreen": keep_offscreen, "video": video, "rate": rate}
+        job = store.add(name, options, job_id)
+        runner.announce()
+        return shown(job)
+
+    @app.get("/v1/jobs/{job_id}", responses=unknown)
+    def poll(job_id: str) -> Job:
+        """How a job is getting on."""
+        return shown(found(job_id))
+
+    @app.get("/v1/jobs/{job_id}/files/{name:path}", responses=unknown, response_class=FileResponse)
+    def fetch(job_id: str, name: str) -> FileResponse:
+        """One of the results of a job that is done."""
+        path = result_path(data, found(job_id), name)
+        if path is None:
+            raise HTTPException(404, "there is no such file: see 'files' of the job")
+        return FileResponse(path, filename=path.name)
+
+    @app.delete("/v1/jobs/{job_id}", status_code=204, responses=unknown)
+    def cancel(job_id: str) -> None:
+        """Stop a job, and remove it with its files."""
+        runner.cancel(found(job_id)["id"])
+
+    @app.get("/health")
+    def health() -> Health:
+        """Whether the server lives, and how much it has to do."""
+        counts = store.counts()
+        return Health(status="ok", version=lipsep.__version__, waiting=counts[WAITING], running=counts[RUNNING])
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    def metrics() -> str:
+        """Figures for Prometheus."""
+        counts = store.counts()
+        lines = ["# TYPE lipsep_jobs gauge"]
+        lines += [f'lipsep_jobs{{status="{status}"}} {n}' for status, n in counts.items()]
+        lines.append("# TYPE lipsep_jobs_ended_total counter")
+        lines += [f'lipsep_jobs_ended_total{{status="{s}"}} {runner.totals[s]}' for s in (DONE, FAILED)]
+        for name in ("seconds", "video_seconds"):
+            lines += [f"# TYPE lipsep_{name}_total counter", f"lipsep_{name}_total {runner.totals[name]:.2f}"]
+        return "\n".join(lines) + "\n"
+
+    return app
+
+
+def _safe_name(name: str) -> str:
+    """The last part of a name as clients send it, with only such signs as every system takes in file names."""
+    last = re.split(r"[/\\]", name)[-1]
+    kept = re.sub(r"[^\w .()-]", "_", last).strip(" .")[-100:]
+    return kept or "video"

@@ -1,0 +1,135 @@
+"""The threads of a server that take jobs from the store and have them separated by processes of their own."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lipsep.errors import LipsepError
+from lipsep.media.reading import probe
+from lipsep.services.http.store import DONE, FAILED, JobStore
+from lipsep.services.process import WorkerProcess
+
+_LOOK_EVERY_S = 0.5  # for new jobs that were not announced, and for old ones
+UPLOAD, RESULTS = "input", "results"  # inside a job's folder
+
+
+class Runner:
+    """Works through the store's jobs until closed.
+
+    Args:
+        workers: processes, one thread each.
+        duration_s: longer videos are refused.
+        time_limit_s: for one separation.
+        keep_s: how long ended jobs and their files stay.
+
+    Raises:
+        LipsepError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self, store: JobStore, workers: list[WorkerProcess], duration_s: float, time_limit_s: float, keep_s: float
+    ) -> None:
+        self._store, self._workers = store, workers
+        self._duration_s, self._time_limit_s, self._keep_s = duration_s, time_limit_s, keep_s
+        self._ended, self._news = threading.Event(), threading.Event()
+        self._running: dict[str, threading.Event] = {}  # stops a job
+        self.progress: dict[str, tuple[str, int, int | None]] = {}  # of running jobs: step, completed, total
+        self.totals: Counter[str] = Counter()  # since the start: jobs by status, seconds of work and of video
+        workers[0].start()
+        self._threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in workers]
+        for thread in self._threads:
+            thread.start()
+
+    def announce(self) -> None:
+        """There is a new job."""
+        self._news.set()
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job if it runs, and remove it with its files."""
+        self._store.remove(job_id)
+        stop = self._running.get(job_id)
+        if stop:
+            stop.set()  # its thread removes the files
+        else:
+            shutil.rmtree(self._store.folder / job_id, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stop; jobs that run are done again by the next server."""
+        self._ended.set()
+        for stop in list(self._running.values()):
+            stop.set()
+        for thread in self._threads:
+            thread.join()
+        for worker in self._workers:
+            worker.close()
+
+    def _work(self, worker: WorkerProcess) -> None:
+        while not self._ended.is_set():
+            job = self._store.take()
+            if job is None:
+                self._sweep()
+                self._news.wait(_LOOK_EVERY_S)
+                self._news.clear()
+                continue
+            stop = self._running[job["id"]] = threading.Event()
+            if self._ended.is_set():
+                return
+            try:
+                self._separate(worker, job, stop)
+            finally:
+                self._running.pop(job["id"], None)
+                self.progress.pop(job["id"], None)
+            if self._store.get(job["id"]) is None:  # cancelled meanwhile
+                shutil.rmtree(self._store.folder / job["id"], ignore_errors=True)
+
+    def _separate(self, worker: WorkerProcess, job: dict[str, Any], stop: threading.Event) -> None:
+        folder = self._store.folder / job["id"]
+        source = folder / UPLOAD / job["name"]
+
+        def progress(step: str, completed: int, total: int | None) -> None:
+            self.progress[job["id"]] = (step, completed, total)
+
+        try:
+            duration_s = probe(source).duration_s
+        except LipsepError as error:
+            return self._end(job, FAILED, {}, str(error))
+        if duration_s > self._duration_s:
+            message = f"'{source.name}' lasts {duration_s:.0f} s; at most {self._duration_s:g} s are taken here"
+            return self._end(job, FAILED, {}, message)
+        outcome = worker.separate(
+            source,
+            folder / RESULTS,
+            {**job["options"], "overwrite": True},
+            progress=progress,
+            stop=stop,
+            time_limit_s=self._time_limit_s,
+        )
+        if outcome.status == "stopped":
+            return None
+        self.totals["seconds"] += outcome.seconds
+        if outcome.status == "failed":
+            return self._end(job, FAILED, {}, outcome.message)
+        self.totals["video_seconds"] += duration_s
+        return self._end(job, DONE, outcome.report, "")
+
+    def _end(self, job: dict[str, Any], status: str, report: dict[str, Any], message: str) -> None:
+        self.totals[status] += 1
+        self._store.end(job["id"], status, report, message)
+        shutil.rmtree(self._store.folder / job["id"] / UPLOAD, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        for job_id in self._store.ended_before(time.time() - self._keep_s):
+            self.cancel(job_id)
+
+
+def result_path(folder: Path, job: dict[str, Any], name: str) -> Path | None:
+    """A file of a finished job's results by its name in the report; None if there is none."""
+    if name not in (*job["report"].get("files", []), "report.json"):
+        return None
+    path = folder / job["id"] / RESULTS / name
+    return path if path.is_file() else None

@@ -1,0 +1,1 @@
+"""The machine: temporary files, whole files, memory, clusters."""

@@ -1,0 +1,1 @@
+"""What is taught before the separator: lip readers and video encoders."""

@@ -20,11 +20,9 @@ import yaml
 from lipsep.checkpoints.folder import load_model
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures
 from lipsep.data.synthetic.babble import synthetic_corpus
-from lipsep.errors import ModelError
 from lipsep.lips.reading import lip_recipe
 from lipsep.models import create_model
 from lipsep.training import train
-from lipsep.training.auxiliary import AuxiliaryBranch, auxiliary_weight
 from lipsep.training.feed import Feed
 from lipsep.training.recipe import TrainingPart
 from lipsep.training.separation import SeparationTraining
@@ -59,30 +57,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 # --- losses beside the main one --------------------------------------------------------------------------------------
-
-
-def test_the_auxiliary_weight_holds_until_epoch_80_then_falls_every_five():
-    assert [auxiliary_weight(epoch, 0.4) for epoch in (0, 79)] == [0.4, 0.4]
-    assert auxiliary_weight(80, 0.4) == auxiliary_weight(84, 0.4) == pytest.approx(0.32)
-    assert auxiliary_weight(90, 0.4) == pytest.approx(0.4 * 0.8**3)
-
-
-def test_the_auxiliary_branch_says_a_voice_and_teaches_the_first_decoder_layer_alone():
-    model = create_model("dolphin_test", **{key: tuple(v) if isinstance(v, list) else v for key, v in SMALL.items()})
-    keys = set(model.state_dict())
-    branch = AuxiliaryBranch(model)
-    model(torch.randn(2, 6_400), torch.randn(2, 10, 32, 32))
-    early = branch()
-    assert early.shape == (2, 1, 6_400)
-    early.square().mean().backward()
-    assert model.separator.decoder[0].fusion.fine[0].k.grad is not None
-    assert model.separator.decoder[1].fusion.fine[0].k.grad is None and model.audio_decoder.conv.weight.grad is None
-    assert set(model.state_dict()) == keys  # nothing of it is exported
-
-
-def test_only_dolphins_have_an_auxiliary_branch():
-    with pytest.raises(ModelError, match="needs a Dolphin"):
-        AuxiliaryBranch(create_model("rtfsnet_4"))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ test-fast: $(VENV)/.installed
 # Ray takes 410 MB, therefore it is not part of `make test`
 test-ray: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
-	$(BIN)/python -m pytest tests/test_ray.py
+	$(BIN)/python -m pytest tests/services/batch/test_ray.py
 
 train-toy: $(VENV)/.installed
 	$(BIN)/lipsep train --restart recipes/toy/dolphin_toy.yaml

@@ -24,7 +24,7 @@ from lipsep.data.mixing.mixing import MixingConfig, Mixtures
 from lipsep.data.mixing.mouth_augmentation import MouthConfig
 from lipsep.data.mixtures.training import TRAINING, PublishedTraining, open_split
 from lipsep.data.synthetic.babble import synthetic_corpus
-from lipsep.lips.reading import CROP_SIZE, lip_recipe
+from lipsep.lips.recipes import CROP_SIZE, lip_recipe
 
 N_CLIPS, CLIP_S = 40, 4.0
 AS_PAPERS = {"segment_s": 2.0, "pace": (1.0, 1.0), "own_pace": 1.0, "dropped": 0.0, "noise": 0.0}

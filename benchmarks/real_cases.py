@@ -18,8 +18,9 @@ import numpy as np
 
 from lipsep import Separator
 from lipsep.faces.tracks import FaceTrack
-from lipsep.lips.reading import MOUTH
-from lipsep.media.reading import read_frames, write_video
+from lipsep.lips.pose import MOUTH
+from lipsep.media.reading import read_frames
+from lipsep.media.writing import write_video
 from lipsep.separator import DEFAULT_MODEL
 
 TEXT = "AND THIS IS WHAT THEY SAID"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from lipsep.version import __version__
 
 if TYPE_CHECKING:
     from lipsep.checkpoints.folder import load_model
     from lipsep.models import create_model, list_models
     from lipsep.separator import Separator
-
-try:
-    __version__ = version("lipsep")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
 
 __all__ = ["Separator", "__version__", "create_model", "list_models", "load_model"]
 _HOMES = {

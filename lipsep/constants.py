@@ -3,3 +3,13 @@
 SAMPLE_RATE = 16_000  # Hz, mono
 FPS = 25  # video frames per second
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
+
+
+STEP_NAMES = {
+    "read": "reading the sound",
+    "faces": "finding faces",
+    "lips": "reading lips",
+    "mixtures": "scoring mixtures",
+    "separate": "separating voices",
+    "write": "writing results",
+}

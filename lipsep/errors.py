@@ -1,5 +1,8 @@
 """Errors for people: each message says what was found, what was needed and what to do next, in one line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LipsepError(Exception):
     """Base of every error that lipsep raises on purpose; the command line prints it as one line and exits with 1."""
@@ -38,3 +41,14 @@ def plain_reason(error: BaseException) -> str | None:
             "--device cpu if it stays away; nothing finished is lost"
         )
     return None
+
+
+@contextmanager
+def needs_extra(what: str, extra: str = "train") -> Iterator[None]:
+    """Say which optional part of lipsep is missing, where a package that `what` needs is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("lipsep"):
+            raise
+        raise ModelError(f"{what} needs the package '{error.name}': run  pip install 'lipsep[{extra}]'") from error

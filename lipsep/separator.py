@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from lipsep import __version__
-from lipsep.checkpoints.folder import load_model
+from lipsep.checkpoints.folder import fingerprint, load_model
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from lipsep.errors import FaceError, MediaError, ModelError, OutputError
+from lipsep.errors import FaceError, MediaError, OutputError
 from lipsep.faces.tracks import FaceTrack, face_picture, find_faces
-from lipsep.lips.reading import extract_lips, lip_recipe
-from lipsep.lips.sync import AUTO, CONFIDENT, CORRECT_MS, Offset, ShiftedLips, asked_offset, find_offset
+from lipsep.lips.reading import extract_lips
+from lipsep.lips.recipes import lip_recipe
+from lipsep.lips.sync import AUTO, ShiftedLips, asked_offset, find_offset
 from lipsep.media.clip import ArrayClip, Clip, FileClip
 from lipsep.models import SeparationModel
-from lipsep.results.report import peak_memory_mib, presence_runs, versions
-from lipsep.results.voices import (
-    RATE_CHOICES,
-    VIDEO_CHOICES,
-    RecordedVoices,
-    SeparatedVoices,
-    is_result_name,
-    write_results,
-)
+from lipsep.results.report import describe_run, finished
+from lipsep.results.run import Run
+from lipsep.results.voices import RATE_CHOICES, VIDEO_CHOICES, RecordedVoices, SeparatedVoices
+from lipsep.results.writing import write_results
+from lipsep.separation.device import choose_device
+from lipsep.separation.presence import heard
 from lipsep.separation.streaming import check_streamable, separate_stream
 from lipsep.separation.windows import Hook, separate_windows
-from lipsep.system.outputs import REPORT, OutputFolder, finished_report, writing_to
+from lipsep.system.outputs import REPORT, OutputFolder, writing_to
 from lipsep.system.spool import Spool
 
 DEFAULT_MODEL = "dolphin_laptop_together"
-HOLD_FRAMES = FPS // 2  # who is out of sight for so short a time (a hand, a glance aside, the end) is heard on
 AFTER_SOUND_FRAMES = FPS  # pictures that are looked at after the sound has ended
 STILL_MOUTH = 0.01  # `FaceTrack.mouth_motion` below which a face hardly speaks
 
@@ -94,7 +86,7 @@ class Separator:
     ) -> None:
         loaded = model if isinstance(model, torch.nn.Module) else load_model(model)
         self.device = choose_device("cpu" if device == "auto" and loaded.processor_only else device)
-        self._fingerprint, self._iterations = _fingerprint(loaded), loaded.iterations
+        self._fingerprint, self._iterations = fingerprint(loaded), loaded.iterations
         self.model = loaded.to(self.device).prepare_for_inference()
         self.window_s, self.overlap_s = window_s, overlap_s
         self.batch = batch or (min(torch.get_num_threads(), 4) if self.device.type == "cpu" else 8)
@@ -178,11 +170,11 @@ class Separator:
         }
         if (number := self._iterations if iterations is None else iterations) is not None:
             self.model.iterations = settings["iterations"] = number
-        run = _Run(clip, settings, hook, on_faces)
+        run = Run(clip, settings, hook, on_faces)
         if out_dir is None:
             with tempfile.TemporaryDirectory(prefix="lipsep-") as work, writing_to(Path(work)), ExitStack() as stack:
                 found = self._separate(run, Path(work), stack)
-                report = {**self._report(run, found, []), "scale": 1.0}  # floating-point arrays need no turning down
+                report = {**describe_run(run, found, self._facts(), []), "scale": 1.0}  # arrays need no turning down
                 if rate == "original":
                     recorded = RecordedVoices(found, clip)
                     *voices, residual = np.concatenate(list(recorded.blocks()), axis=-1)
@@ -195,7 +187,7 @@ class Separator:
 
         out_dir = Path(out_dir)
         sample_rate = clip.recorded_form()[0] if rate == "original" else SAMPLE_RATE
-        earlier = _finished(out_dir, clip, settings, overwrite)
+        earlier = finished(out_dir, clip, settings, overwrite)
         if earlier:
             files = [out_dir / name for name in (*earlier["files"], REPORT)]
             return SeparationResult([], earlier, files=files, skipped=True, sample_rate=sample_rate)
@@ -215,10 +207,10 @@ class Separator:
             if found.scale < 1:
                 run.warn(f"voices louder than full scale: every file is scaled by the same factor {found.scale:.3f}")
             names = sorted(p.relative_to(folder.results).as_posix() for p in folder.results.rglob("*") if p.is_file())
-            report = self._report(run, found, names)
+            report = describe_run(run, found, self._facts(), names)
             return SeparationResult(found.tracks, report, files=folder.publish(report), sample_rate=sample_rate)
 
-    def _separate(self, run: _Run, work: Path, stack: ExitStack) -> SeparatedVoices:
+    def _separate(self, run: Run, work: Path, stack: ExitStack) -> SeparatedVoices:
         """Sound, faces, lips and voices, in this order; everything long lies in files under `work`."""
         clip, settings = run.clip, run.settings
 
@@ -269,7 +261,7 @@ class Separator:
             needs_faces = self.model.needs_faces
             faces = [face_picture(t.thumbnail, self.model.config.face_size) for t in tracks] if needs_faces else None
             found = SeparatedVoices(tracks, lips, mixture, [spool() for _ in tracks], spool())
-            present = None if settings["keep_offscreen"] else [_heard(t.present, n_frames) for t in tracks]
+            present = None if settings["keep_offscreen"] else [heard(t.present, n_frames) for t in tracks]
             voices = (self.model, mixture.read, len(mixture), lips, present)
             common = {"device": self.device, "hook": run.progress, "warn": run.warn}
             if settings["streaming"]:
@@ -282,7 +274,7 @@ class Separator:
                 found.add(mixture.read(start, start + block.shape[1]), block)
         return found
 
-    def _warn_of_places(self, run: _Run, n_people: int) -> None:
+    def _warn_of_places(self, run: Run, n_people: int) -> None:
         """If more people are visible than the model takes at once, or fewer than it ever saw."""
         at_once, how = self.model.n_faces, "the rest is noise to it"
         if n_people < at_once:
@@ -292,172 +284,23 @@ class Separator:
         if n_people != at_once:
             run.warn(f"{n_people} visible, and '{self.model.name}' separates {at_once} at a time: {how}")
 
-    def _report(self, run: _Run, found: SeparatedVoices, files: list[str]) -> dict[str, Any]:
-        clip, duration_s = run.clip, len(found.mixture) / SAMPLE_RATE
-        total_s = sum(run.seconds.values())
+    def _facts(self) -> dict[str, Any]:
+        """What the report says about the model."""
         return {
-            "lipsep": __version__,
-            "input": {
-                "name": clip.name,
-                "signature": clip.signature,
-                "duration_s": round(duration_s, 3),
-                "n_samples": len(found.mixture),
-                "n_frames": clip.n_frames,
-            },
-            "settings": run.settings,
-            "model": {
-                "name": self.model.name,
-                "parameters": self.model.n_parameters,
-                "weights": self._fingerprint,
-                **{key: self.model.metadata.get(key, "not stated") for key in ("licence", "provenance")},
-                "lip_recipe": self.model.lip_recipe,
-                "levels": "of the model" if self.model.keeps_level else "least squares on the mixture, per window",
-                "device": str(self.device),
-            },
-            "tracks": [
-                {
-                    "person": t.person,
-                    "visible_s": round(float(t.present.sum()) / FPS, 2),
-                    "presence": presence_runs(t.present),
-                    "mouth_motion": round(t.mouth_motion, 4),
-                    "level_dbfs": level,
-                    "files": [name for name in files if re.match(rf"(artifacts/)?speaker_{t.person}[._]", name)],
-                }
-                for t, level in zip(found.tracks, found.levels_dbfs(), strict=True)
-            ],
-            "sync": {
-                "sound_later_ms": run.offset.found_ms,
-                "confidence": run.offset.confidence,
-                "corrected_ms": run.offset.corrected_ms,
-            },
-            "scale": found.scale,
-            "seconds": {**run.seconds, "total": round(total_s, 3)},
-            "real_time_factor": round(total_s / duration_s, 4),
-            "peak_memory_mib": peak_memory_mib(),
-            "peak_gpu_memory_mib": _peak_gpu_memory_mib(self.device),
-            "versions": versions(),
-            "warnings": run.warnings,
-            "files": files,
+            "name": self.model.name,
+            "parameters": self.model.n_parameters,
+            "weights": self._fingerprint,
+            **{key: self.model.metadata.get(key, "not stated") for key in ("licence", "provenance")},
+            "lip_recipe": self.model.lip_recipe,
+            "levels": "of the model" if self.model.keeps_level else "least squares on the mixture, per window",
+            "device": str(self.device),
         }
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """ "auto" takes CUDA where there is one, else the processor.
-
-    Raises:
-        ModelError: the name means nothing, or this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ModelError(f"device '{name}' is unknown: use auto, cpu, cuda, cuda:0 or mps") from None
-    n_cuda = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= n_cuda:
-        raise ModelError(f"device '{name}' asked for, but {n_cuda} CUDA devices are usable here: use --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ModelError("device 'mps' asked for, but this machine has none: use --device cpu")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ModelError(f"device '{name}' is not supported: use auto, cpu, cuda, cuda:0 or mps")
-    return device
-
-
-def _fingerprint(model: SeparationModel) -> str:
-    """Tells one set of weights from another, whatever its name."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-class _Run:
-    """One call: its input and settings, the progress it reports, the time each step took, what it warned of."""
-
-    def __init__(
-        self,
-        clip: Clip,
-        settings: dict[str, Any],
-        hook: Hook | None,
-        on_faces: Callable[[list[FaceTrack]], None] | None,
-    ) -> None:
-        self.clip, self.settings, self._hook, self.on_faces = clip, settings, hook, on_faces
-        self.seconds: dict[str, float] = {}
-        self.warnings: list[str] = []
-        self.n_looked_at = 0  # frames
-        self.offset = Offset()
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-
-    def progress(self, step: str, completed: int, total: int | None) -> None:
-        if self._hook:
-            self._hook(step, completed, total)
-
-    def counted(self, step: str, items: Iterable, total: int | None) -> Iterator:
-        for n, item in enumerate(items, 1):
-            yield item
-            self.n_looked_at = n
-            self.progress(step, n, total)
-        self.progress(step, self.n_looked_at, self.n_looked_at)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-        warnings.warn(text, stacklevel=3)
-
-    def warn_of_offset(self) -> None:
-        """Say what was done about sound and lips that are apart."""
-        found_ms, believed = self.offset.found_ms, self.offset.confidence >= CONFIDENT
-        if found_ms is not None and self.offset.corrected_ms:
-            when = "after" if found_ms > 0 else "before"
-            self.warn(f"the sound comes about {abs(found_ms):.0f} ms {when} the lips: corrected; --sync off leaves it")
-        elif found_ms is not None and believed and abs(found_ms) > CORRECT_MS:
-            self.warn(
-                f"sound and lips seem {abs(found_ms):.0f} ms apart, too much to be corrected unasked: try --sync "
-                f"{found_ms:.0f}"
-            )
-
-
-def _finished(out_dir: Path, clip: Clip, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """The report of this very job, if it is already done. Raises OutputError where other work would be lost."""
-    if clip.path and clip.path.resolve().parent == out_dir.resolve() and is_result_name(clip.path.name):
-        raise OutputError(f"'{clip.path}' would be overwritten by its own result: choose another folder")
-    if overwrite:
-        return None
-    earlier = finished_report(out_dir)
-    if earlier and (earlier["input"]["signature"], earlier["settings"]) != (clip.signature, settings):
-        raise OutputError(
-            f"'{out_dir}' holds finished work: '{earlier['input']['name']}' with model {earlier['settings']['model']}, "
-            "another input or other settings than now; use --overwrite to replace it or choose another folder"
-        )
-    return earlier
-
-
-def _nobody(run: _Run) -> str:
+def _nobody(run: Run) -> str:
     seconds = run.n_looked_at / FPS
     scale = run.settings["face_scale"]
     return (
         f"no face in {run.n_looked_at} frames ({seconds:.1f} s) of '{run.clip.name}': somebody must be visible for at "
         f"least a moment; if the faces are small, try --face-scale {2 * scale:g}"
     )
-
-
-def _heard(present: np.ndarray, n_frames: int) -> np.ndarray:
-    """When a person is let through: presence with gaps of up to HOLD_FRAMES bridged, and held so long beyond the last
-    picture, because the sound often ends a little later. bool (F,) -> bool (n_frames,)
-    """
-    held = np.pad(present, (0, HOLD_FRAMES), mode="edge")[:n_frames]
-    held = np.pad(held, (0, n_frames - len(held)))
-    seen = np.flatnonzero(held)
-    for before, after in pairwise(seen):
-        if after - before <= HOLD_FRAMES + 1:
-            held[before:after] = True
-    return held
-
-
-def _peak_gpu_memory_mib(device: torch.device) -> float | None:
-    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None

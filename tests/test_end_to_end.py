@@ -16,7 +16,8 @@ from lipsep.data.synthetic.scenes import Shot, build_clip, demo_people
 from lipsep.evaluation.cases import Case
 from lipsep.evaluation.evaluate import separate_case
 from lipsep.faces.tracks import find_faces
-from lipsep.lips.reading import extract_lips, lip_recipe
+from lipsep.lips.reading import extract_lips
+from lipsep.lips.recipes import lip_recipe
 from lipsep.losses import si_snr
 from lipsep.media.reading import load_audio, probe, read_frames
 from lipsep.separator import Separator

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from damaged import N_FRAMES, corpus, film, whole
+from places import TESTS
 
 from lipsep.constants import SAMPLES_PER_FRAME
 from lipsep.data.synthetic.scenes import build_clip, demo_people
@@ -132,7 +133,7 @@ print(n_steps, *sorted(p.name for p in out.iterdir() if p.name[0] != "." or any(
 def test_killed_at_every_step_nothing_broken_bears_a_final_name(talking, tmp_path):
     """52 moments from the first to the last thing that a run does on the disk, most of them while results appear."""
     arguments = [sys.executable, "-c", KILLED, str(talking), str(tmp_path / "out"), "52"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     n_steps, *left = ran.stdout.split()

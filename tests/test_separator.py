@@ -25,8 +25,10 @@ from lipsep.faces.tracks import FaceTrack
 from lipsep.media.clip import FileClip
 from lipsep.media.reading import load_audio, read_frames
 from lipsep.models import SeparationModel
-from lipsep.results.report import presence_runs, spectrogram
-from lipsep.separator import Separator, choose_device
+from lipsep.results.overview import spectrogram
+from lipsep.results.report import presence_runs
+from lipsep.separation.device import choose_device
+from lipsep.separator import Separator
 from lipsep.system.outputs import OutputFolder
 from lipsep.system.spool import Spool
 

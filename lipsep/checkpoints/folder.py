@@ -16,9 +16,7 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +25,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lipsep.checkpoints.downloads import check_download
+from lipsep.checkpoints.hub import CONFIG, PICKLES, PUBLISHED, WEIGHTS, WeightsEntry, from_hub
 from lipsep.constants import FPS
 from lipsep.errors import ModelError, WeightsError
-from lipsep.models import SeparationModel, create_model, list_models
+from lipsep.models import SeparationModel, create_model, list_models, model_config
 from lipsep.models.keys.dolphin import is_published
 from lipsep.models.released import list_published, published_model
 from lipsep.onnx.runtime import SUFFIX, OnnxModel
 
 FORMAT = 1
 PACKAGED = Path(__file__).parents[1] / "weights"
-_CONFIG, _WEIGHTS, _PICKLES = "config.json", "model.safetensors", ("pytorch_model.bin", "model.pt", "best_model.pth")
-
-
-@dataclass(frozen=True)
-class WeightsEntry:
-    """One set of weights that `load_model(name)` can load."""
-
-    name: str
-    model: str
-    licence: str
-    size: int  # bytes
-    sha256: str | None  # None where the file is not on this machine
-    provenance: str
-
-
-PUBLISHED = WeightsEntry(
-    name="JusperLee/Dolphin",
-    model="dolphin",
-    licence="source code Apache-2.0; weights without a licence of their own, not cleared for commercial use",
-    size=28_200_000,
-    sha256=None,
-    provenance=(
-        "separator trained on VoxCeleb2 mixtures; video encoder distilled from AV-HuBERT large_vox_433h, "
-        "whose licence is for non-commercial research"
-    ),
-)
-_NOTICE = f"""Weights of {PUBLISHED.name} (https://huggingface.co/{PUBLISHED.name}), downloaded once, {{size}}.
-  Licence: {PUBLISHED.licence}.
-  Provenance: {PUBLISHED.provenance}.
-  The authors' notice: https://github.com/JusperLee/Dolphin/blob/main/MODEL_PROVENANCE.md"""
+RETIRED = {"n_src": 1, "input_level": None}
+"""Settings that lipsep 0.1 wrote for every Dolphin and only our own still have, with the value that says nothing."""
 
 
 def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.device = "cpu") -> SeparationModel:
@@ -87,10 +57,10 @@ def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.devi
         return OnnxModel(Path(name)).to(map_location).eval()
     if os.path.isdir(name):
         folder = Path(name)
-    elif (PACKAGED / name / _CONFIG).is_file():
+    elif (PACKAGED / name / CONFIG).is_file():
         folder = PACKAGED / name
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        folder = _from_hub(name)
+        folder = from_hub(name)
     else:
         raise WeightsError(_unknown(name))
     return _load_folder(folder).to(map_location).eval()
@@ -138,15 +108,15 @@ def save_model(model: SeparationModel, folder: str | os.PathLike, metadata: Mapp
         **(metadata or {}),
     }
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    _replace(folder / _WEIGHTS, safetensors.torch.save(tensors))
-    _replace(folder / _CONFIG, (json.dumps(card, indent=2) + "\n").encode())
+    _replace(folder / WEIGHTS, safetensors.torch.save(tensors))
+    _replace(folder / CONFIG, (json.dumps(card, indent=2) + "\n").encode())
 
 
 def available_weights() -> list[WeightsEntry]:
     """The packaged weights, and the published ones that can be downloaded."""
     entries = []
-    for config in sorted(PACKAGED.glob(f"*/{_CONFIG}")):
-        card, weights = _read_card(config.parent), config.parent / _WEIGHTS
+    for config in sorted(PACKAGED.glob(f"*/{CONFIG}")):
+        card, weights = _read_card(config.parent), config.parent / WEIGHTS
         if "lipsep" not in card or not weights.is_file():
             continue
         entries.append(
@@ -173,7 +143,7 @@ def _load_folder(folder: Path) -> SeparationModel:
         state = model.state_dict()
     else:
         raise WeightsError(
-            f"'{folder / _CONFIG}' has no \"lipsep\" entry and the weights are not those of the published Dolphin: "
+            f"'{folder / CONFIG}' has no \"lipsep\" entry and the weights are not those of the published Dolphin: "
             "save checkpoints with lipsep.checkpoints.folder.save_model"
         )
     _check_keys(state, model, folder)
@@ -183,33 +153,35 @@ def _load_folder(folder: Path) -> SeparationModel:
 
 def _model_of(card: dict[str, Any], folder: Path) -> SeparationModel:
     try:
-        model = create_model(card["model"], **card["config"])
+        known = {field.name for field in dataclasses.fields(model_config(card["model"]))}
+        retired = {key for key, value in RETIRED.items() if key not in known and card["config"].get(key) == value}
+        model = create_model(card["model"], **{k: v for k, v in card["config"].items() if k not in retired})
         model.lip_recipe, model.keeps_level = str(card["lip_recipe"]), bool(card["keeps_level"])
     except KeyError as error:
-        raise WeightsError(f"'{folder / _CONFIG}' lacks the entry {error}: the checkpoint is incomplete") from error
+        raise WeightsError(f"'{folder / CONFIG}' lacks the entry {error}: the checkpoint is incomplete") from error
     except (ModelError, TypeError) as error:
-        raise WeightsError(f"'{folder / _CONFIG}' does not describe a model of this version: {error}") from error
+        raise WeightsError(f"'{folder / CONFIG}' does not describe a model of this version: {error}") from error
     model.metadata = {key: value for key, value in card.items() if key not in ("lipsep", "model", "config")}
     return model
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
     try:
-        card = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        card = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise WeightsError(f"'{folder}' has no {_CONFIG}: a model folder needs it beside {_WEIGHTS}") from error
+        raise WeightsError(f"'{folder}' has no {CONFIG}: a model folder needs it beside {WEIGHTS}") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"cannot read '{folder / _CONFIG}': {error}") from error
+        raise WeightsError(f"cannot read '{folder / CONFIG}': {error}") from error
     if not isinstance(card, dict):
-        raise WeightsError(f"'{folder / _CONFIG}' is not a JSON object")
+        raise WeightsError(f"'{folder / CONFIG}' is not a JSON object")
     return card
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    for path in (folder / name for name in (_WEIGHTS, *_PICKLES)):
+    for path in (folder / name for name in (WEIGHTS, *PICKLES)):
         if path.is_file():
             return _read_file(path)
-    raise WeightsError(f"'{folder}' has no weights: {_WEIGHTS} is needed beside {_CONFIG}")
+    raise WeightsError(f"'{folder}' has no weights: {WEIGHTS} is needed beside {CONFIG}")
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -246,34 +218,6 @@ def _check_keys(state: Mapping[str, Tensor], model: SeparationModel, folder: Pat
             raise WeightsError(f"the weights in '{folder}' have NaN or infinite values in '{key}': do not use them")
 
 
-def _from_hub(name: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    files = [_CONFIG, _WEIGHTS]
-    try:
-        cached = Path(huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=True))
-        if (cached / _WEIGHTS).is_file() or huggingface_hub.constants.HF_HUB_OFFLINE:  # else it was interrupted
-            return check_download(cached)
-    except LocalEntryNotFoundError:
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            raise WeightsError(
-                f"'{name}' is not in the cache {huggingface_hub.constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: "
-                "run once online, or pass a folder that holds its config.json and model.safetensors"
-            ) from None
-    generic = f"Downloading weights of {name} (https://huggingface.co/{name}): look up their licence there."
-    notice = _NOTICE.format(size=f"{PUBLISHED.size / 1e6:.0f} MB") if name == PUBLISHED.name else generic
-    print(notice, file=sys.stderr)
-    try:
-        fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
-    except Exception as error:  # the hub and its network layers raise many kinds
-        raise WeightsError(
-            f"cannot download '{name}' ({type(error).__name__}): check the name and the network, or pass a folder that "
-            "holds its config.json and model.safetensors"
-        ) from error
-    return check_download(fetched)
-
-
 def _unknown(name: str) -> str:
     packaged = [entry.name for entry in available_weights()]
     if name in list_models():
@@ -283,7 +227,7 @@ def _unknown(name: str) -> str:
             f'train it, {released}or use lipsep.create_model("{name}") for fresh ones'
         )
     if os.sep in name or name.startswith("."):
-        return f"there is no folder '{name}': give one that holds {_CONFIG} and {_WEIGHTS}"
+        return f"there is no folder '{name}': give one that holds {CONFIG} and {WEIGHTS}"
     close = difflib.get_close_matches(name, packaged, n=2, cutoff=0.4)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are: {', '.join(packaged)}"
     return f"no weights are named '{name}': {hint}"
@@ -293,3 +237,12 @@ def _replace(path: Path, content: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     part.replace(path)
+
+
+def fingerprint(model: SeparationModel) -> str:
+    """Tells one set of weights from another, whatever its name."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

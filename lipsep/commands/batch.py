@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lipsep.commands.terminal import STEP_NAMES, Stopped, account, complain
+from lipsep.commands.terminal import account, complain
+from lipsep.constants import STEP_NAMES
 from lipsep.errors import OutputError
+from lipsep.system.environment import Stopped
 
 if TYPE_CHECKING:
     from lipsep.services.batch.inputs import Task

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipsep.commands.terminal import needs_extra
+from lipsep.errors import needs_extra
 
 if TYPE_CHECKING:
     from lipsep.evaluation.compare import Comparison, Difference

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from lipsep.commands.terminal import Device, Threads, needs_extra, open_separator, progress
-from lipsep.errors import MediaError
+from lipsep.commands.terminal import Device, Threads, progress
+from lipsep.errors import MediaError, needs_extra
+from lipsep.services.opening import open_separator
 
 
 def evaluate(

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lipsep.commands.terminal import needs_extra
 from lipsep.constants import FPS
-from lipsep.errors import ModelError, OutputError
+from lipsep.errors import ModelError, OutputError, needs_extra
 
 
 def export(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lipsep.commands.terminal import open_separator
 from lipsep.errors import MediaError
+from lipsep.services.opening import open_separator
 
 plot = typer.Typer(help="Draw the figures of the papers, each as PDF and PNG.", no_args_is_help=True)
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lipsep.commands.terminal import complain, needs_extra, progress
-from lipsep.errors import LipsepError, OutputError
+from lipsep.commands.terminal import complain, progress
+from lipsep.errors import LipsepError, OutputError, needs_extra
 
 
 def profile(
@@ -57,7 +57,8 @@ def profile(
     if rows:
         typer.echo(as_text(rows), nl=False)
     if out is not None and rows:
-        from lipsep.plots.cost import PUBLISHED_AS, draw_quality_cost, published_quality
+        from lipsep.evaluation.paper_tables import PUBLISHED_AS, published_quality
+        from lipsep.plots.cost import draw_quality_cost
 
         out.mkdir(parents=True, exist_ok=True)
         for kind, text in (("txt", as_text(rows)), ("md", as_markdown(rows)), ("csv", as_csv(rows))):

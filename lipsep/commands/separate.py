@@ -9,9 +9,10 @@ import typer
 
 from lipsep.commands.batch import separate_batch
 from lipsep.commands.export import check_runtime
-from lipsep.commands.terminal import Device, Ray, Threads, account, complain, open_separator, progress
+from lipsep.commands.terminal import Device, Ray, Threads, account, complain, progress
 from lipsep.errors import LipsepError, ModelError, OutputError
 from lipsep.services.batch.inputs import find_tasks
+from lipsep.services.opening import open_separator
 
 
 def separate(

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from lipsep.commands.listening import Host, Jobs, MaxMb, MaxMinutes, MaxWaiting, Model, Port, listen
-from lipsep.commands.terminal import Device, Threads, needs_extra
+from lipsep.commands.terminal import Device, Threads
+from lipsep.errors import needs_extra
 
 
 def web(

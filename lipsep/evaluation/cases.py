@@ -15,11 +15,13 @@ from typing import Protocol
 import numpy as np
 
 from lipsep.constants import SAMPLES_PER_FRAME
-from lipsep.data.mixtures.folders import PublishedMixtures, check_pixels, fit_frames, talker_of
+from lipsep.data.mixtures.folders import PublishedMixtures, check_pixels, fit_frames
 from lipsep.data.mixtures.manifest import MixtureRow, mix, read_manifest, sources_of
+from lipsep.data.names import talker_of
 from lipsep.errors import MediaError
 from lipsep.faces.tracks import find_faces
-from lipsep.lips.reading import extract_lips, lip_recipe
+from lipsep.lips.reading import extract_lips
+from lipsep.lips.recipes import lip_recipe
 from lipsep.media.reading import load_audio, read_frames
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lipsep.evaluation.paper_tables import PUBLISHED_AS, published
 from lipsep.evaluation.summary import summarise
 from lipsep.evaluation.tables import read_rows
-from lipsep.plots.cost import PUBLISHED_AS, published
 
 PROTOCOLS = {
     "lrs2": "LRS2-2Mix, look2hear protocol: 2 s, 16 kHz, two talkers at -5..5 dB",

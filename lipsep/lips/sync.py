@@ -16,7 +16,8 @@ from scipy.ndimage import uniform_filter1d
 
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import OutputError
-from lipsep.lips.reading import Lips, normalise_mouth
+from lipsep.lips.pictures import Lips
+from lipsep.lips.shape import normalise_mouth
 
 if TYPE_CHECKING:
     from lipsep.faces.tracks import FaceTrack

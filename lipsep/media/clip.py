@@ -13,16 +13,8 @@ import numpy as np
 
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import MediaError
-from lipsep.media.reading import (
-    Frame,
-    mux,
-    probe,
-    read_audio,
-    read_frames,
-    read_recorded_audio,
-    recorded_form,
-    write_video,
-)
+from lipsep.media.reading import Frame, probe, read_audio, read_frames, read_recorded_audio, recorded_form
+from lipsep.media.writing import mux, write_video
 
 _ENDS = 2**20  # bytes at either end of a file that go into its signature
 

@@ -8,6 +8,7 @@ from lipsep.models import (  # noqa: F401  (registers its models)
     bin,
     ctcnet,
     dolphin,
+    dolphin_laptop,
     iianet,
     rtfsnet,
     swiftnet,

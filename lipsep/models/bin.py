@@ -6,8 +6,8 @@ the published code: BIN/12 with intermediates, BIN/8, and the five networks of i
 Published figures (Table 2; 2 s, two voices, precomputed latents): 42.95, 63.58 and 84.22 G MACs for 8, 12 and 16
 iterations, and 6.05 M parameters. The tensors hold 6,889,107: thop, which the authors counted with, asks only layers
 that it knows, and so saw neither the two fusion tokens (819,712) nor the gains and biases of the authors' own norm
-(21,504); tests/test_bin.py recounts both. Here coarse maps are mapped before they are stretched (layers/afrcnn.py): the
-same output for about two thirds of the multiplications.
+(21,504); tests/models/test_bin.py recounts both. Here coarse maps are mapped before they are stretched
+(layers/afrcnn.py): the same output for about two thirds of the multiplications.
 
 Where paper and code differ, this file follows the code, because released weights need it:
 - the tokens are matrices of 256 x 1,601, as long as 2 s of encoded sound. Longer sound stretches them (the 4 s of

@@ -23,7 +23,7 @@ Sequences are stored (B, T, C) throughout; see layers/channels_last.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -69,8 +69,6 @@ class DolphinConfig:
     layer_scale_init: float = 1e-5
     dropout: float = 0.05
     masking: bool = False  # True: the output is a ReLU mask on the encoded mixture; False: direct mapping
-    n_src: int = 1  # faces at once; from 2 on, ours, they see each other's lips and their masks compete
-    input_level: float | None = None  # RMS to which mixtures are brought, and estimates back from it; None: as they are
     video_encoder: str = "dp_lipcoder"  # a registered one (Table 1); "lipcoder" is the semantic path alone
     lip_size: int = 88  # pixels
     lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips.reading)
@@ -95,10 +93,6 @@ class DolphinConfig:
             raise ModelError(
                 "audio_kernel must be a multiple of audio_stride, n_stages at least 1, visual_scales at least 2; got "
                 f"{self.audio_kernel}, {self.audio_stride}, {self.n_stages}, {self.visual_scales}"
-            )
-        if self.n_src < 1 or (self.n_src > 1 and not self.masking):
-            raise ModelError(
-                f"n_src must be 1, or more with masking=True, since it is masks that compete; got {self.n_src}"
             )
         if not 0 <= self.fusion_stage < self.n_stages:
             raise ModelError(
@@ -328,43 +322,8 @@ class OutputLayer(nn.Module):
         return self.mix(F.glu(self.expand(x), dim=2))
 
 
-class CompetingMasks(OutputLayer):
-    """Masks that share out each coefficient of the mixture among the faces and a rest that is nobody's. Ours.
-
-    Shape: x (B n_src, T, C), encoded (B, T, N) -> (B n_src, T, N).
-    """
-
-    def __init__(self, c_in: int, c_out: int, n_src: int) -> None:
-        super().__init__(c_in, c_out, masking=True)
-        self.rest = nn.Linear(c_in, c_out)
-        self.n_src = n_src
-
-    def forward(self, x: Tensor, encoded: Tensor) -> Tensor:
-        claims = self.map(x).unflatten(0, (-1, self.n_src))  # (B, n_src, T, N)
-        rest = self.rest(x.unflatten(0, (-1, self.n_src)).mean(1))  # (B, T, N)
-        masks = torch.cat([claims, rest.unsqueeze(1)], 1).softmax(1)[:, :-1]
-        return (masks * encoded.unsqueeze(1)).flatten(0, 1)
-
-
-class Rivals(nn.Module):
-    """Tells each face what its rivals' lips make of the sound, after the fusion with its own. Ours.
-
-    Shape: (B n_src, T, C) -> (B n_src, T, C).
-    """
-
-    def __init__(self, channels: int, n_src: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, channels)
-        self.n_src = n_src
-
-    def forward(self, x: Tensor) -> Tensor:
-        faces = x.unflatten(0, (-1, self.n_src))  # (B, n_src, T, C)
-        others = (faces.sum(1, keepdim=True) - faces) / (self.n_src - 1)
-        return x + self.linear(others).flatten(0, 1)
-
-
 class Dolphin(SeparationModel):
-    """Mixture and one person's lips to that person's voice; with `n_src` from 2 on, everybody's at once.
+    """Mixture and one person's lips to that person's voice.
 
     References: arXiv 2509.23610; code https://github.com/JusperLee/Dolphin (Apache-2.0).
 
@@ -373,7 +332,6 @@ class Dolphin(SeparationModel):
     """
 
     dead_parameters: ClassVar[tuple[str, ...]] = ("*.unused_k_conv.*", "visual_fusion.fusions.2.*")
-    takes_empty_places: ClassVar[bool] = True  # see `hidden` in recipes/laptop/dolphin_laptop_together.yaml
 
     def __init__(self, config: DolphinConfig) -> None:
         super().__init__(config, lip_recipe=config.lip_recipe)
@@ -391,31 +349,19 @@ class Dolphin(SeparationModel):
         self.audio_projection = AudioProjection(c.audio_channels, c.channels)
         self.av_fusion = AVFusion(c.channels, c.visual_channels)
         self.separator = Separator(c)
-        self.faces_at_once = c.n_src > 1
-        if self.faces_at_once:
-            self.rivals: nn.Module = Rivals(c.channels, c.n_src)
-            self.output_layer: OutputLayer = CompetingMasks(c.channels, c.audio_channels, c.n_src)
-        else:
-            self.rivals = nn.Identity()
-            self.output_layer = OutputLayer(c.channels, c.audio_channels, c.masking)
+        self.output_layer = OutputLayer(c.channels, c.audio_channels, c.masking)
         self.audio_decoder = AudioDecoder(c.audio_channels, c.audio_kernel, c.audio_stride)
 
     def forward(self, mixture: Tensor, lips: Tensor) -> Tensor:
-        """Shape: mixture (B, T), lips (B, F, S, S), or (B, n_src, F, S, S) where n_src > 1 -> (B, n_src, T)."""
+        """Shape: mixture (B, T), lips (B, F, S, S) -> (B, 1, T)."""
         self.check_inputs(mixture, lips, self.config.lip_size)
-        n_src = self.config.n_src
-        video = self.watch(lips.flatten(0, 1) if self.faces_at_once else lips)  # (B n_src, F, C_v)
-        level = self._level(mixture)  # (B, 1)
+        video = self.watch(lips)  # (B, F, C_v)
         shortest = max(self.config.audio_kernel, mixture.shape[1])
-        encoded = self.audio_encoder(self.fit_length(mixture / level, shortest))  # (B, T', N)
+        encoded = self.audio_encoder(self.fit_length(mixture, shortest))  # (B, T', N)
         audio = self.audio_projection(encoded)  # (B, T', C)
-        audio = audio.repeat_interleave(n_src, 0) if self.faces_at_once else audio  # (B n_src, T', C)
-        audio = self.separator(audio, partial(self._fuse, video=video))
-        estimates = self.audio_decoder(self.output_layer(audio, encoded))  # (B n_src, n)
-        return level.unsqueeze(1) * self.fit_length(estimates, mixture.shape[1]).unflatten(0, (-1, n_src))
-
-    def _fuse(self, audio: Tensor, video: Tensor) -> Tensor:
-        return self.rivals(self.av_fusion(audio, video))
+        audio = self.separator(audio, partial(self.av_fusion, video=video))
+        estimates = self.audio_decoder(self.output_layer(audio, encoded))  # (B, n)
+        return self.fit_length(estimates, mixture.shape[1]).unsqueeze(1)  # (B, 1, T)
 
     def watch(self, lips: Tensor) -> Tensor:
         """What the separator gets to know of the lips: (B, F, S, S) -> (B, F, C_v)."""
@@ -425,12 +371,6 @@ class Dolphin(SeparationModel):
         """The modules behind `watch`, all of which the recipe's part `lip_reading` teaches."""
         return self.video_encoder, self.video_projection, self.visual_fusion
 
-    def _level(self, mixture: Tensor) -> Tensor:
-        """What `input_level` divides by: 1 at that level, so that loud and quiet recordings are separated alike."""
-        if self.config.input_level is None:
-            return mixture.new_ones(1, 1)
-        return mixture.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-5) / self.config.input_level
-
 
 # --- Variants --------------------------------------------------------------------------------------------------------
 
@@ -439,29 +379,6 @@ class Dolphin(SeparationModel):
 def dolphin() -> DolphinConfig:
     """The published model."""
     return DolphinConfig()
-
-
-@register_model(Dolphin)
-def dolphin_laptop() -> DolphinConfig:
-    """A size that trains on one CPU core and runs far faster than real time on it: windows of 16 ms instead of 1 ms,
-    two stages of one GLA block per layer, a mask instead of direct mapping, and for lips the mouth's landmarks."""
-    return DolphinConfig(
-        audio_channels=384, audio_kernel=256, audio_stride=128, channels=96, n_stages=2, n_heads=4, encoder_blocks=1,
-        decoder_blocks=1, layer_scale_init=0.1, dropout=0.0, visual_dropout=0.0, masking=True, input_level=0.1,
-        video_encoder="mouth_points", lip_size=8, lip_recipe="points_8", visual_channels=96, as_published=False,
-    )  # fmt: skip
-
-
-@register_model(Dolphin)
-def dolphin_laptop_pixels() -> DolphinConfig:
-    """`dolphin_laptop` with a light lip reader on the field's mouth crops."""
-    return replace(dolphin_laptop(), video_encoder="mouth_pixels", lip_size=88, lip_recipe="mouth_88")
-
-
-@register_model(Dolphin)
-def dolphin_laptop_together() -> DolphinConfig:
-    """`dolphin_laptop` for strangers: two faces at once, of which it sees how far the lips are open."""
-    return replace(dolphin_laptop(), n_src=2, video_encoder="mouth_opening")
 
 
 @register_model(Dolphin)

@@ -21,12 +21,12 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from lipsep import __version__
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
 from lipsep.onnx.forms import in_onnx_operators, traceable_tensors
 from lipsep.onnx.runtime import FORMAT, open_session
+from lipsep.version import __version__
 
 OPSET = 20
 MAX_FRAMES = 200

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from lipsep.errors import MediaError
+from lipsep.evaluation.paper_tables import PUBLISHED_AS, published_quality
 from lipsep.plots.style import COLUMN_IN, MARKERS, figure
 
-PUBLISHED_AS = {"rtfsnet_12": "rtfsnet", "swiftnet_12": "swiftnet"}
 """Registered names of models that the tables know by another."""
-
-
-def published() -> dict[str, Any]:
-    """The published tables; ``_source`` says from where."""
-    return json.loads(files("lipsep").joinpath("assets/published.json").read_text(encoding="utf-8"))
-
-
-def published_quality() -> dict[str, float]:
-    """SI-SNRi in dB on LRS2-2Mix by Dolphin's Table 3."""
-    table = published()["dolphin"]["table3"]
-    return {name: row[0] for name, row in table.items() if name != "columns"}
 
 
 def draw_quality_cost(profile: Path, path: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lipsep.constants import SAMPLE_RATE
 from lipsep.plots.style import COLUMN_IN, PAGE_IN, figure
-from lipsep.results.report import RANGE_DB, spectrogram
+from lipsep.results.overview import RANGE_DB, spectrogram
 
 COLUMNS_PER_PANEL = 400  # time steps drawn
 

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from lipsep.constants import SAMPLE_RATE
-from lipsep.errors import MediaError
 from lipsep.faces.tracks import FaceTrack
-from lipsep.lips.reading import Lips
+from lipsep.lips.pictures import Lips
 from lipsep.media.clip import Clip
-from lipsep.media.reading import WavWriter, mux, write_video
 from lipsep.results.fullband import full_band
-from lipsep.results.report import draw_boxes, draw_lips, draw_overview
-from lipsep.system.outputs import OutputFolder
 from lipsep.system.spool import Spool
 
 RATE_CHOICES = ("16k", "original")
 VIDEO_CHOICES = ("none", "original", "tracked")
 LOUDEST = 1 - 2**-15  # the highest sample that 16 bits can hold
-BLOCK = 10 * SAMPLE_RATE  # samples that are copied at once
 
 
 @dataclass
@@ -77,84 +67,3 @@ class RecordedVoices:
     def peak(self) -> float:
         """The highest sample of all."""
         return max(float(np.abs(block).max(initial=0)) for block in self.blocks())
-
-
-def write_results(
-    found: SeparatedVoices,
-    clip: Clip,
-    folder: OutputFolder,
-    *,
-    recorded: RecordedVoices | None,
-    video: str,
-    save_artifacts: bool,
-    progress: Callable[[str, int, int], None],
-    warn: Callable[[str], None],
-) -> None:
-    """Voices, residual, picture, videos and artifacts into `folder.results`; progress counts the files.
-
-    The sound is that of `recorded` where given, else 16 kHz mono.
-    Pictures that no container takes are warned about and left out: the voices, the point of it all, are kept.
-    """
-    results, names = folder.results, [f"speaker_{track.person}" for track in found.tracks]
-    jobs: list[Callable[[], object]] = []
-    wavs = [results / f"{name}.wav" for name in (*names, "residual")]
-    if recorded is not None:
-        found.peak = recorded.peak()
-        jobs.append(partial(_write_recorded, wavs, recorded, found.scale))
-    else:
-        for path, voice in zip(wavs, [*found.voices, found.residual], strict=True):
-            jobs.append(partial(_write_wav, path, voice, found.scale))
-    jobs.append(partial(draw_overview, results / "overview.png", clip.name, found))
-    if video != "none":
-        jobs.append(partial(_write_videos, found, clip, folder, video == "tracked", warn))
-    if save_artifacts:
-        (results / "artifacts").mkdir()
-        for name, track, lips in zip(names, found.tracks, found.lips, strict=True):
-            jobs.append(partial(_write_artifacts, results / "artifacts" / name, track, lips, results / f"{name}.wav"))
-    for done, job in enumerate(jobs, 1):
-        job()
-        progress("write", done, len(jobs))
-
-
-def is_result_name(name: str) -> bool:
-    """Whether a file of this name could be replaced by a result."""
-    return bool(re.fullmatch(r"speaker_\d+\.(wav|mp4|mkv)|residual\.wav|overview\.png|report\.json", name))
-
-
-def _write_wav(path: Path, signal: Spool, scale: float) -> None:
-    with WavWriter(path) as wav:
-        for _, block in signal.blocks(BLOCK):
-            wav.write(block * np.float32(scale))
-
-
-def _write_recorded(paths: list[Path], recorded: RecordedVoices, scale: float) -> None:
-    with ExitStack() as stack:
-        form = {"sample_rate": recorded.sample_rate, "n_channels": recorded.n_channels}
-        wavs = [stack.enter_context(WavWriter(path, **form)) for path in paths]
-        for block in recorded.blocks():
-            for wav, signal in zip(wavs, block, strict=True):
-                wav.write(signal * np.float32(scale))
-
-
-def _write_videos(
-    found: SeparatedVoices, clip: Clip, folder: OutputFolder, tracked: bool, warn: Callable[[str], None]
-) -> None:
-    """The pictures once per person, each time with that person's voice."""
-    if tracked:
-        drawn = write_video(folder.staging / "tracked.mp4", draw_boxes(clip.frames(), found.tracks))
-        with_voice = partial(mux, drawn)
-    else:
-        with_voice = clip.video_with
-    for name in (f"speaker_{track.person}" for track in found.tracks):
-        try:
-            with_voice(folder.results / f"{name}.wav", folder.results / f"{name}.mp4")
-        except MediaError as error:
-            warn(f"no video for {name}: {error}")
-
-
-def _write_artifacts(stem: Path, track: FaceTrack, lips: Lips, wav: Path) -> None:
-    """Where the face was (NaN while absent), and the lip pictures as the model saw them, with the voice."""
-    np.savez_compressed(
-        stem.with_name(f"{stem.name}_track.npz"), present=track.present, boxes=track.boxes, landmarks=track.landmarks
-    )
-    write_video(stem.with_name(f"{stem.name}_lips.mp4"), draw_lips(lips), wav)

@@ -25,7 +25,8 @@ from lipsep.errors import ModelError
 from lipsep.layers.memory import Memory
 from lipsep.models.base import SeparationModel
 from lipsep.models.swiftnet import STRIDE, SwiftNet
-from lipsep.separation.windows import Hook, LipStream, presence_gate
+from lipsep.separation.presence import presence_gate
+from lipsep.separation.windows import Hook, LipStream
 
 PICTURES_AT_ONCE = 5
 """Pictures in a piece of `separate_stream`: one core does not keep up with smaller ones (docs/streaming.md)."""

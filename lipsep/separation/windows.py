@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 
 from lipsep.constants import FPS, SAMPLES_PER_FRAME
 from lipsep.errors import ModelError
 from lipsep.models.base import face_groups
-
-FADE_FRAMES = 2  # 80 ms: how fast a voice opens before, and closes after, its person is visible
+from lipsep.separation.batches import BatchedModel, side_by_side
+from lipsep.separation.levels import Levels
+from lipsep.separation.presence import gate_samples, presence_gate
 
 Hook = Callable[[str, int, "int | None"], None]  # hook(step, completed, total)
 
@@ -93,7 +92,7 @@ def separate_windows(
     n_frames = -(-n_samples // SAMPLES_PER_FRAME)
     plan = _Plan(n_samples, n_frames, min(window, n_frames), overlap)
     gates = None if present is None else [presence_gate(p, n_frames) for p in present]
-    network = _BatchedModel(model, device, batch, workers, warn)
+    network = BatchedModel(model, device, batch, workers, warn)
     return _blocks(plan, network, mixture if callable(mixture) else _reader(mixture), lips, gates, faces, hook)
 
 
@@ -118,57 +117,6 @@ def crossfade(n_samples: int, n_overlap: int) -> np.ndarray:
     return weight.astype(np.float32)
 
 
-def presence_gate(present: np.ndarray, n_frames: int) -> np.ndarray:
-    """Loudness of a voice at the frame boundaries: 1 around visible frames, down to 0 over FADE_FRAMES outside them.
-
-    Shape: bool (F,) -> float32 (n_frames + 1,); frames beyond F count as absent.
-    """
-    visible = np.zeros(n_frames, dtype=bool)
-    visible[: len(present)] = np.asarray(present, dtype=bool)[:n_frames]
-    on = np.append(visible, False) | np.insert(visible, 0, False)  # boundaries that touch a visible frame
-    gate = on.astype(np.float32)
-    for step in range(1, min(FADE_FRAMES, n_frames + 1)):
-        level = np.float32(1 - step / FADE_FRAMES)
-        gate[:-step] = np.maximum(gate[:-step], level * on[step:])
-        gate[step:] = np.maximum(gate[step:], level * on[:-step])
-    return gate
-
-
-def match_levels(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
-    """Gains that bring estimates of arbitrary level back to their level in the mixture.
-
-    A model trained with a scale-invariant loss gives the shape of a voice but not its loudness. All voices of a window
-    are scaled at once: the non-negative gains g minimise |mixture - sum_k g_k estimate_k|^2. Nobody is normalised to a
-    peak of their own, which would lift the leakage into a silent person's voice to full loudness.
-
-    Shape: (n, T), (T,) -> float32 (n,).
-    """
-    norms = np.linalg.norm(estimates.astype(np.float64), axis=1)  # (n,)
-    norms[norms == 0] = np.inf  # a silent estimate gets gain 0
-    units = estimates / norms[:, None]  # (n, T)
-    root = np.linalg.cholesky(units @ units.T + 1e-4 * np.eye(len(units)))  # two like voices share, none explodes
-    gains, _ = nnls(root.T, np.linalg.solve(root, units @ mixture.astype(np.float64)))
-    return (gains / norms).astype(np.float32)
-
-
-class _Levels:
-    """Levels and polarity of a model whose loss knew neither.
-
-    A scale-invariant loss is as small for a voice turned upside down. Which way up is learned once for all voices, so
-    it is told from the agreement of all estimates so far with the mixture: one sign for everybody and the whole file.
-    """
-
-    def __init__(self) -> None:
-        self._agreement = 0.0
-
-    def __call__(self, estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
-        """(n, T), (T,) -> estimates at their level in the mixture, (n, T)."""
-        scale = np.linalg.norm(estimates, axis=1) * np.linalg.norm(mixture)
-        self._agreement += float(np.sum(estimates @ mixture / np.maximum(scale, 1e-12)))
-        upright = -estimates if self._agreement < 0 else estimates
-        return upright * match_levels(upright, mixture)[:, None]
-
-
 @dataclass(frozen=True)
 class _Plan:
     n_samples: int
@@ -186,7 +134,7 @@ class _Window:
 
 
 def _blocks(
-    plan: _Plan, network: _BatchedModel, read, lips, gates, faces, hook: Hook | None
+    plan: _Plan, network: BatchedModel, read, lips, gates, faces, hook: Hook | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Overlap-add of the separated windows; yields what no later window can change any more."""
     starts = window_starts(plan.n_frames, plan.window, plan.overlap)
@@ -194,7 +142,7 @@ def _blocks(
     weight = crossfade(n_window, plan.overlap * SAMPLES_PER_FRAME if len(starts) > 1 else 0)  # (T,)
     total = np.zeros((len(lips), n_window), np.float32)
     weights = np.zeros(n_window, np.float32)
-    set_levels = None if network.model.keeps_level else _Levels()
+    set_levels = None if network.model.keeps_level else Levels()
     windows = _separated(starts, plan, network, read, lips, gates, faces)
     for done, (window, following) in enumerate(zip(windows, [*starts[1:], None], strict=True), 1):
         first = window.start * SAMPLES_PER_FRAME  # `total` and `weights` begin here
@@ -215,10 +163,10 @@ def _gated(window: _Window, plan: _Plan, gates) -> np.ndarray:
     """Estimates with the gates of absent people closed. -> (n_people, T)"""
     if gates is None:
         return window.estimates
-    return window.estimates * np.stack([_gate_samples(gate, window.start, plan.window) for gate in gates])
+    return window.estimates * np.stack([gate_samples(gate, window.start, plan.window) for gate in gates])
 
 
-def _separated(starts: list[int], plan: _Plan, network: _BatchedModel, read, lips, gates, faces) -> Iterator[_Window]:
+def _separated(starts: list[int], plan: _Plan, network: BatchedModel, read, lips, gates, faces) -> Iterator[_Window]:
     """Windows in order, each with its estimates; passes are batched over people and neighbouring windows."""
     waiting: list[_Window] = []
     queue: list[tuple[_Window, list[int | None]]] = []  # (window, the people of one pass; None: an empty place)
@@ -228,9 +176,9 @@ def _separated(starts: list[int], plan: _Plan, network: _BatchedModel, read, lip
         inputs = []
         for window, people in queue[:n_passes]:
             seen = {k: _read_lips(lips[k], window.start, plan.window) for k in people if k is not None}
-            pictures = [_side_by_side(seen, people)]  # (n_faces, F, H, W)
+            pictures = [side_by_side(seen, people)]  # (n_faces, F, H, W)
             if network.model.needs_faces:
-                pictures.append(_side_by_side(faces, people))  # (n_faces, 3, P, P)
+                pictures.append(side_by_side(faces, people))  # (n_faces, 3, P, P)
             inputs.append((window.mixture, *(p if at_once else p[0] for p in pictures)))
         for (window, people), estimates in zip(queue[:n_passes], network(inputs), strict=True):
             for k, estimate in zip(people, estimates, strict=True):
@@ -257,89 +205,6 @@ def _separated(starts: list[int], plan: _Plan, network: _BatchedModel, read, lip
     yield from waiting
 
 
-def _side_by_side(pictures, people: list[int | None]) -> np.ndarray:
-    """The pictures of several people, neutral ones (zeros) at empty places. -> (n, ...)"""
-    neutral = np.zeros_like(pictures[people[0]])
-    return np.stack([neutral if k is None else pictures[k] for k in people])
-
-
-class _BatchedModel:
-    """The model on its device, fed in batches that shrink when memory runs out."""
-
-    def __init__(self, model, device, batch: int, workers: int, warn: Callable[[str], None]) -> None:
-        self.model, self.device, self.batch, self.workers, self.warn = model, device, batch, workers, warn
-
-    def __call__(self, inputs: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
-        """[(mixture (T,), lips (F, H, W) or (n, F, H, W), faces where needed), ...] -> [estimates (n, T), ...]"""
-        results: list[np.ndarray] = []
-        while len(results) < len(inputs):
-            part = inputs[len(results) : len(results) + self.batch]
-            estimates = self._side_by_side(part)
-            if estimates is None:
-                self._halve(len(part), len(part[0][0]))
-            else:
-                results.extend(estimates)
-        return results
-
-    def _side_by_side(self, part: list[tuple[np.ndarray, ...]]) -> np.ndarray | None:
-        """One batch, divided among the workers -> (B, n, T), or None when memory ran out."""
-        size = -(-len(part) // self.workers)
-        shares = [part[start : start + size] for start in range(0, len(part), size)]
-        if len(shares) == 1:
-            return self._forward(part)
-        n_threads = torch.get_num_threads()
-        own_threads = max(1, n_threads // len(shares))
-        try:
-            with ThreadPoolExecutor(len(shares), initializer=torch.set_num_threads, initargs=(own_threads,)) as pool:
-                found = list(pool.map(self._forward, shares))
-        finally:
-            torch.set_num_threads(n_threads)  # what a thread sets for itself, those started later begin with
-        return None if any(estimates is None for estimates in found) else np.concatenate(found)
-
-    def _forward(self, part: list[tuple[np.ndarray, ...]]) -> np.ndarray | None:
-        """One stack -> (B, n, T), or None when memory ran out."""
-        given = [torch.from_numpy(np.stack(each)) for each in zip(*part, strict=True)]
-        mixture, lips = given[:2]  # (B, T), (B, F, H, W) or (B, n, F, H, W)
-        try:
-            with torch.inference_mode():
-                estimates = self.model(*(x.to(self.device) for x in given)).float().cpu().numpy()
-        except (RuntimeError, MemoryError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
-            if not _is_out_of_memory(error):
-                raise
-            return None
-        n_voices = lips.shape[1] if self.model.faces_at_once else 1
-        needed = (len(part), n_voices, mixture.shape[1])
-        if estimates.shape != needed:
-            raise ModelError(f"{type(self.model).__name__} returned shape {estimates.shape}, needed {needed}")
-        if not np.isfinite(estimates).all():
-            raise ModelError(f"{type(self.model).__name__} returned values that are not finite: damaged weights?")
-        return estimates
-
-    def _halve(self, n_tried: int, n_samples: int) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if n_tried == 1:
-            raise ModelError(
-                f"out of memory on {self.device} with a single window of {n_samples / SAMPLES_PER_FRAME / FPS:g} s: "
-                "use a smaller model, a shorter window, or --device cpu"
-            )
-        self.batch = n_tried // 2
-        self.warn(f"out of memory on {self.device} with {n_tried} windows at once: going on with {self.batch}")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or any(
-        sign in text
-        for sign in (
-            "out of memory",
-            "defaultcpuallocator",
-            "not enough memory",
-            "could not create a primitive",
-        )  # oneDNN
-    )
-
-
 def _reader(mixture: np.ndarray) -> Callable[[int, int], np.ndarray]:
     return lambda start, stop: mixture[start:stop]
 
@@ -356,10 +221,3 @@ def _read_lips(lips: LipStream, start: int, n_frames: int) -> np.ndarray:
     stop = min(start + n_frames, lips.n_frames)
     pictures = lips.read(min(start, stop), stop)
     return np.pad(pictures, ((0, n_frames - len(pictures)), (0, 0), (0, 0)))
-
-
-def _gate_samples(gate: np.ndarray, start: int, n_frames: int) -> np.ndarray:
-    """Gate at frame boundaries -> straight lines in between, float32 (n_frames * 640,)."""
-    left, right = gate[start : start + n_frames, None], gate[start + 1 : start + n_frames + 1, None]
-    position = (np.arange(SAMPLES_PER_FRAME, dtype=np.float32) + 0.5) / SAMPLES_PER_FRAME  # within a frame, (640,)
-    return (left + (right - left) * position).ravel()

@@ -29,8 +29,9 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from lipsep.commands.terminal import Stopped, open_separator
 from lipsep.errors import LipsepError, plain_reason
+from lipsep.services.opening import open_separator
+from lipsep.system.environment import Stopped
 
 if TYPE_CHECKING:
     from lipsep.faces.tracks import FaceTrack

@@ -13,8 +13,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lipsep.commands.terminal import needs_extra
-from lipsep.errors import LipsepError, ModelError
+from lipsep.errors import LipsepError, ModelError, needs_extra
 
 LOCAL = "local"
 MAX_BLOCKS = 20_000  # Ray Data keeps account of each

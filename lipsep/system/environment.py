@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 
 SETTINGS = {
@@ -36,3 +37,24 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(-3, FROM_THE_HEAP_BYTES)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, KEPT_BYTES)  # M_TRIM_THRESHOLD
+
+
+class Stopped(BaseException):
+    """Ctrl-C or a request to end: unwinds everything, so that temporary files go. (typer would swallow the usual one.)
+
+    Libraries in C sometimes lose an exception that a signal throws into them, or make another one of it; therefore
+    the number of the signal is kept, and looked at again at every step of progress and at the end.
+    """
+
+    signal_number: int | None = None
+
+    @classmethod
+    def on_signal(cls, number: int, _: object) -> None:
+        cls.signal_number = number
+        signal.signal(number, signal.SIG_DFL)  # asked twice, the process ends at once
+        raise cls
+
+    @classmethod
+    def check(cls) -> None:
+        if cls.signal_number is not None:
+            raise cls

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from lipsep.data.settings import DataPart, Strict
 from lipsep.errors import ModelError
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelPart(_Strict):
+class ModelPart(Strict):
     """Which network, and what differs from its registered configuration."""
 
     name: str
@@ -27,43 +24,7 @@ class ModelPart(_Strict):
     initial_separator: str | None = None  # the same of a model with other eyes, of which pretraining takes the rest
 
 
-class SyntheticPart(_Strict):
-    """Talkers who babble (`lipsep.data.synthetic.babble`): training and validation without any download."""
-
-    talkers: int = 40  # to train on
-    held_out_talkers: int = 8  # to validate on
-    clips_per_talker: int = 6
-    clip_s: float = 4.0
-    seed: int = 0
-    foreign_mouths: bool = False  # every voice with another's mouth: a control from which nothing can be learned
-
-
-class DataPart(_Strict):
-    """Which corpora, and how they are mixed (`lipsep.data.mixing.mixing`): `published`, `filmed` or `synthetic`."""
-
-    synthetic: SyntheticPart | None = None
-    published: Path | None = None  # finished mixtures, wav16k/min with tr/ and cv/; of `mixing` they know the length
-    filmed: Path | None = None  # what `lipsep prepare` wrote, or a folder of video clips, one talker in each picture
-    # A prepared corpus has splits of its own. Where there are none, names that begin so are never trained on:
-    filmed_test_prefixes: tuple[str, ...] = ()
-    filmed_validation_prefixes: tuple[str, ...] = ()
-    unfilmed: Path | None = None  # folder of speech files; names begin with the talker's id and '-'
-    noises: Path | None = None  # folder of noise files; names begin with the class and '_'
-    prepared: Path | None = None  # where prepared corpora are kept
-    mixing: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _complete(self) -> DataPart:
-        if sum(corpus is not None for corpus in (self.filmed, self.synthetic, self.published)) != 1:
-            raise ValueError(
-                "needs either 'filmed' (a folder of clips), 'published' (of mixtures) or 'synthetic' (talkers made up)"
-            )
-        if self.published and (self.unfilmed or self.noises):
-            raise ValueError("'published' mixtures are finished: leave 'unfilmed' and 'noises' out")
-        return self
-
-
-class LoopPart(_Strict):
+class LoopPart(Strict):
     """What every training loop needs to know."""
 
     steps_per_epoch: int  # of the optimiser
@@ -115,7 +76,7 @@ class TrainingPart(LoopPart):
         return self
 
 
-class TeacherPart(_Strict):
+class TeacherPart(Strict):
     """Who tells the video encoder what a frame means (`lipsep.training.pretraining.teachers`)."""
 
     name: Literal["log_mel", "av_hubert"] = "log_mel"
@@ -159,7 +120,7 @@ class LipCoderPart(LoopPart):
     output: Path
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """A complete training run."""
 
     model: ModelPart

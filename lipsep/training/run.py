@@ -11,11 +11,12 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Learn
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lipsep.checkpoints.folder import load_model, save_model
+from lipsep.checkpoints.beginnings import take_all, take_separator
+from lipsep.checkpoints.folder import save_model
 from lipsep.errors import ModelError
-from lipsep.lips.reading import lip_recipe
+from lipsep.lips.recipes import lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
-from lipsep.models import SeparationModel, create_model
+from lipsep.models import create_model
 from lipsep.training.callbacks import SaveOnSigterm
 from lipsep.training.corpora import prepare_feed
 from lipsep.training.feed import Feed
@@ -80,48 +81,6 @@ def _check_pretrained(recipe: Recipe, path: Path) -> None:
     parts = (recipe.lip_reading, recipe.lip_pictures, recipe.lip_coder)
     if any(part and part.output / "model" == source for part in parts) and not source.is_dir():
         raise ModelError(f"recipe {path}: '{source}' is not there yet: run `lipsep pretrain {path}` first")
-
-
-def take_all(model: SeparationModel, source: str) -> SeparationModel:
-    """Begin with all weights of a model of the same sizes, which is returned.
-
-    Raises:
-        ModelError: it has others.
-    """
-    given = load_model(source)
-    if differing := _differing_parts(model, given):
-        raise ModelError(
-            f"recipe: initial_weights '{source}' and this {model.name} differ in {', '.join(differing)}: they must "
-            "have the same sizes; for a separator that learned with another video encoder there is initial_separator"
-        )
-    model.load_state_dict(given.state_dict())
-    return given
-
-
-def take_separator(model: SeparationModel, source: str) -> None:
-    """Begin with the weights of a model that has other eyes: all but its video encoder, parts of the video branch that
-    differ in size, and what only this model has.
-
-    Raises:
-        ModelError: the other's weights do not fit outside the video branch.
-    """
-    given = load_model(source).state_dict()
-    own = {name: value.shape for name, value in model.state_dict().items()}
-    differing = {name.split(".")[0] for name, value in given.items() if own.get(name) != value.shape}
-    eyes = {name for name, part in model.named_children() if part in model.video_parts()}
-    if strangers := sorted(differing - eyes):
-        raise ModelError(
-            f"recipe: initial_separator '{source}' and this {model.name} differ in {', '.join(strangers)}: outside the "
-            "video branch they must have the same sizes"
-        )
-    untaught = differing | {"video_encoder"}
-    model.load_state_dict({k: v for k, v in given.items() if k.split(".")[0] not in untaught}, strict=False)
-
-
-def _differing_parts(model: SeparationModel, other: SeparationModel) -> list[str]:
-    """Names of the parts that only one of the two has, or whose weights have other names or shapes."""
-    sizes = [{name: value.shape for name, value in one.state_dict().items()} for one in (model, other)]
-    return sorted({name.split(".")[0] for name, _ in sizes[0].items() ^ sizes[1].items()})
 
 
 def fit(trainer: lightning.Trainer, module: lightning.LightningModule, feed: Feed, resume: bool) -> None:

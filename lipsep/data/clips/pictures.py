@@ -16,7 +16,7 @@ import numpy as np
 from lipsep.data.clips.stored import StoredArray
 from lipsep.errors import MediaError
 from lipsep.faces.tracks import face_picture
-from lipsep.lips.reading import CROP_SIZE
+from lipsep.lips.recipes import CROP_SIZE
 from lipsep.system.outputs import partial_path
 
 

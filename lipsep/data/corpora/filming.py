@@ -8,7 +8,8 @@ from pathlib import Path
 from lipsep.data.clips.clips import TalkingClip
 from lipsep.errors import FaceError
 from lipsep.faces.tracks import find_faces
-from lipsep.lips.reading import crop_mouth, normalise_mouth
+from lipsep.lips.reading import crop_mouth
+from lipsep.lips.shape import normalise_mouth
 from lipsep.media.reading import load_audio, read_frames
 
 PRESENT = 0.9  # share of its frames that must show the talker's face

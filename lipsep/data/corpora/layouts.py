@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from lipsep.data.mixtures.folders import talker_of
+from lipsep.data.names import Source, talker_of
 from lipsep.errors import MediaError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mpg", ".mov", ".mkv", ".avi", ".webm"})
 SPLITS = ("train", "val", "test")
 ALL = "all"  # the split of corpora that publish none
-
-
-@dataclass(frozen=True)
-class Source:
-    """One clip with one talker.
-
-    Attributes:
-        name: unique in its corpus; path and name joined by ``_``, as published lists of mixtures call it.
-        talker: who speaks; where the corpus does not say, the video that the clip is cut from.
-        split: ``train``, ``val``, ``test``, ``pretrain`` or ``all``.
-        video: path of the pictures.
-        sound: path of the sound; None: the video's own.
-        missing: why it cannot be used; empty: it can.
-    """
-
-    name: str
-    talker: str
-    split: str
-    video: Path
-    sound: Path | None = None
-    missing: str = ""
 
 
 def find_sources(corpus: str, root: Path) -> list[Source]:

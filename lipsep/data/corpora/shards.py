@@ -24,8 +24,9 @@ from lipsep.constants import FPS
 from lipsep.data.clips.clips import TalkingClip, TalkingClips, join, pack
 from lipsep.data.clips.stored import EndToEnd, StoredArray
 from lipsep.data.corpora.filming import Hook, film_talker
-from lipsep.data.corpora.layouts import LAYOUTS, Source, find_sources
+from lipsep.data.corpora.layouts import LAYOUTS, find_sources
 from lipsep.data.corpora.noises import NOISE_LAYOUTS, NoiseSource, find_noises, save_noises
+from lipsep.data.names import Source
 from lipsep.errors import FaceError, MediaError, OutputError
 from lipsep.system.cluster import on_ray
 from lipsep.system.outputs import PARTIAL, partial_path, writing_to

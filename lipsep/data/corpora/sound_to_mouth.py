@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.clips.clips import MOUTH_POINTS, TalkingClip, TalkingClips
 from lipsep.data.clips.pace import change_pace
-from lipsep.lips.reading import impersonal_mouth
+from lipsep.lips.shape import impersonal_mouth
 
 N_MELS = 40
 HOP = SAMPLES_PER_FRAME // 4  # 10 ms: four spectra per video frame

@@ -8,7 +8,8 @@ from lipsep.data.clips.clips import TalkingClip, TalkingClips
 from lipsep.data.clips.pace import frames_at
 from lipsep.data.clips.pictures import cut
 from lipsep.data.mixing.mouth_augmentation import MouthAugmentation, MouthConfig, draw_offset, principal_motions
-from lipsep.lips.reading import LipRecipe, lip_recipe, normalise_picture, picture_mouth
+from lipsep.lips.drawing import picture_mouth
+from lipsep.lips.recipes import LipRecipe, lip_recipe, normalise_picture
 
 
 class LipView:

@@ -22,7 +22,7 @@ from lipsep.data.clips.stored import Sliced
 from lipsep.data.mixing.bin_pipeline import BinCorpus, bin_mixture
 from lipsep.data.mixing.lip_view import LipView
 from lipsep.data.mixing.mouth_augmentation import MouthConfig
-from lipsep.lips.reading import LipRecipe
+from lipsep.lips.recipes import LipRecipe
 
 
 @dataclass(frozen=True)

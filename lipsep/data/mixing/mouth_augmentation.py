@@ -13,7 +13,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from lipsep.data.clips.clips import MOUTH_POINTS
-from lipsep.lips.reading import LipRecipe, normalise_picture, picture_mouth
+from lipsep.lips.drawing import picture_mouth
+from lipsep.lips.recipes import LipRecipe, normalise_picture
 
 N_MODES = 6  # principal motions of which the strengths vary; they hold most of a talker's motion
 

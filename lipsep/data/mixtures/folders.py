@@ -9,39 +9,17 @@ as those of YouTube do. A folder has ``mix/NAME.wav``, ``s1/NAME.wav``, ``s2/NAM
 
 from __future__ import annotations
 
-import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from lipsep.constants import SAMPLE_RATE
 from lipsep.data.clips.pictures import cut, read_zipped
+from lipsep.data.names import parse_name
 from lipsep.errors import MediaError
-from lipsep.lips.reading import normalise_picture
+from lipsep.lips.recipes import normalise_picture
 from lipsep.media.reading import load_audio
-
-_PART = re.compile(r"(?P<id>.+?)_(?P<gain>-?\d+(?:\.\d+(?:e-?\d+)?|e-?\d+))(?:_|$)")
-_PART_OF_WHOLE_DB = re.compile(r"(?P<id>[^_]+_[^_]+)_(?P<gain>-?\d+)(?:_|$)")
-_VOXCELEB = re.compile(r"id\d{5}_")
-
-
-def parse_name(name: str) -> list[tuple[str, float]]:
-    """ID and gain in dB of each source; empty where the name is not of this kind."""
-    for kind in (_PART, _PART_OF_WHOLE_DB):
-        parts = list(kind.finditer(name))
-        if len(parts) > 1 and sum(len(part[0]) for part in parts) == len(name):
-            return [(part["id"], float(part["gain"])) for part in parts]
-    return []
-
-
-def talker_of(source: str) -> str:
-    """Who speaks, by an ID or a path with the names of the usual corpora: VoxCeleb's person, else what stands before
-    the last ``_`` (the video that an utterance is cut from), else the clip's folder."""
-    path = PurePosixPath(source)
-    if _VOXCELEB.match(path.stem):
-        return path.stem.split("_")[0]
-    return path.stem.rpartition("_")[0] if "_" in path.stem else path.parent.name or path.stem
 
 
 class PublishedMixtures:

@@ -15,9 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lipsep.data.corpora.layouts import Source
-from lipsep.data.mixtures.folders import parse_name
 from lipsep.data.mixtures.manifest import MixtureRow
+from lipsep.data.names import Source, parse_name
 from lipsep.errors import MediaError
 
 DIGITS = 5  # of the gains, behind the point, as published

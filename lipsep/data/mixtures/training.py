@@ -18,9 +18,10 @@ from torch.utils.data import Dataset
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.clips.clips import TalkingClip
 from lipsep.data.clips.pictures import ZippedPictures
-from lipsep.data.mixtures.folders import PublishedMixtures, check_pixels, fit_frames, load_wav, parse_name, talker_of
+from lipsep.data.mixtures.folders import PublishedMixtures, check_pixels, fit_frames, load_wav
+from lipsep.data.names import parse_name, talker_of
 from lipsep.errors import MediaError
-from lipsep.lips.reading import LipRecipe
+from lipsep.lips.recipes import LipRecipe
 
 TRAINING, VALIDATION = "tr", "cv"
 

@@ -14,13 +14,13 @@ from fastapi import FastAPI, File, Form, HTTPException, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
-import lipsep
 from lipsep.errors import OutputError
 from lipsep.services.http.limits import Gate
 from lipsep.services.http.runner import UPLOAD, Runner, result_path
 from lipsep.services.http.store import DONE, FAILED, RUNNING, WAITING, JobStore, new_id
 from lipsep.services.process import WorkerProcess
 from lipsep.system.outputs import writing_to
+from lipsep.version import __version__
 
 _COPY_BYTES = 2**20
 _FORM_BYTES = 2**16  # of a request around the file
@@ -101,7 +101,7 @@ def create_app(
     common = {code: {"model": Problem} for code in (401, 413)}
     app = FastAPI(
         title="lipsep",
-        version=lipsep.__version__,
+        version=__version__,
         summary="A video goes in; for every person who is visible, that person's voice comes out.",
         lifespan=lifespan,
         redoc_url=None,
@@ -187,7 +187,7 @@ def create_app(
     def health() -> Health:
         """Whether the server lives, and how much it has to do."""
         counts = store.counts()
-        return Health(status="ok", version=lipsep.__version__, waiting=counts[WAITING], running=counts[RUNNING])
+        return Health(status="ok", version=__version__, waiting=counts[WAITING], running=counts[RUNNING])
 
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> str:

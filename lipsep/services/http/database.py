@@ -7,8 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from lipsep.commands.terminal import needs_extra
-from lipsep.errors import OutputError
+from lipsep.errors import OutputError, needs_extra
 
 _ONE_SERVER = 0x6C697073  # "lips": the key of PostgreSQL's advisory lock that a server holds as long as it lives
 

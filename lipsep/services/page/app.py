@@ -22,7 +22,8 @@ from starlette.background import BackgroundTask
 
 from lipsep.constants import SAMPLE_RATE
 from lipsep.errors import LipsepError, MediaError
-from lipsep.media.reading import WavWriter, probe, read_recorded_audio, recorded_form
+from lipsep.media.reading import probe, read_recorded_audio, recorded_form
+from lipsep.media.writing import WavWriter
 from lipsep.services.page.pieces import failure_html, people_html, player_html, progress_html
 from lipsep.services.page.visitors import Visit, Visits
 from lipsep.services.process import Outcome, WorkerProcess

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from lipsep.commands.terminal import STEP_NAMES
+from lipsep.constants import STEP_NAMES
 
 STEPS = ("read", "faces", "lips", "separate", "write")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipsep.encoders.dp_lipcoder import DPLipCoder
-from lipsep.lips.reading import lip_recipe
+from lipsep.lips.recipes import lip_recipe
 from lipsep.training.pretraining.pictures import save_strip
 from lipsep.training.pretraining.reading import ask, watched_feed
 from lipsep.training.pretraining.start import Pretraining

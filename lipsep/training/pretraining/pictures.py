@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from lipsep.constants import FPS
+from lipsep.data.corpora.opening import Clips, prepare_clips
 from lipsep.data.mixing.lip_view import LipView
 from lipsep.encoders.autoencoder import FrameAutoencoder
-from lipsep.lips.reading import lip_recipe
-from lipsep.training.corpora import Clips, mixing_config, prepare_clips
+from lipsep.lips.recipes import lip_recipe
+from lipsep.training.corpora import mixing_config
 from lipsep.training.feed import Feed
 from lipsep.training.pretraining.start import Pretraining
 from lipsep.training.recipe import LipPicturesPart

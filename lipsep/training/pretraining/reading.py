@@ -21,12 +21,13 @@ from torch.utils.data import Dataset, default_collate
 from lipsep.constants import FPS
 from lipsep.data.clips.clips import TalkingClips
 from lipsep.data.clips.pace import draw_stretch, frames_at
+from lipsep.data.corpora.opening import Clips, prepare_clips
 from lipsep.data.mixing.lip_view import LipView
 from lipsep.data.mixing.mixing import MixingConfig
 from lipsep.errors import ModelError
-from lipsep.lips.reading import LipRecipe, lip_recipe
+from lipsep.lips.recipes import LipRecipe, lip_recipe
 from lipsep.models import SeparationModel
-from lipsep.training.corpora import Clips, mixing_config, plain, prepare_clips
+from lipsep.training.corpora import mixing_config, plain
 from lipsep.training.feed import Feed
 from lipsep.training.pretraining.start import Pretraining
 from lipsep.training.pretraining.teachers import (

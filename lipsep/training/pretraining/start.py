@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import lightning
 from torch import nn
 
+from lipsep.checkpoints.beginnings import take_separator
 from lipsep.checkpoints.folder import save_model
 from lipsep.errors import ModelError
 from lipsep.models import SeparationModel, create_model
 from lipsep.training.recipe import Recipe, load_recipe
-from lipsep.training.run import take_separator
 
 Encoder = TypeVar("Encoder", bound=nn.Module)
 

@@ -24,7 +24,7 @@ from lipsep.data.corpora.sound_to_mouth import N_MELS, LogMel
 from lipsep.data.mixing.lip_view import whole_clip
 from lipsep.encoders.av_hubert import load_av_hubert
 from lipsep.errors import ModelError
-from lipsep.lips.reading import LipRecipe, lip_recipe
+from lipsep.lips.recipes import LipRecipe, lip_recipe
 from lipsep.training.recipe import TeacherPart
 
 MELS_PER_FRAME = 4  # spectra per video frame

@@ -1,0 +1,5 @@
+"""`python -m lipsep` is `lipsep`."""
+
+from lipsep.cli import main
+
+main()

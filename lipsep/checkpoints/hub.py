@@ -1,0 +1,69 @@
+"""Weights on the Hugging Face hub: those known by name, under which licence, and how they come here."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from lipsep.checkpoints.downloads import check_download
+from lipsep.errors import WeightsError
+
+CONFIG, WEIGHTS, PICKLES = "config.json", "model.safetensors", ("pytorch_model.bin", "model.pt", "best_model.pth")
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """One set of weights that `load_model(name)` can load."""
+
+    name: str
+    model: str
+    licence: str
+    size: int  # bytes
+    sha256: str | None  # None where the file is not on this machine
+    provenance: str
+
+
+PUBLISHED = WeightsEntry(
+    name="JusperLee/Dolphin",
+    model="dolphin",
+    licence="source code Apache-2.0; weights without a licence of their own, not cleared for commercial use",
+    size=28_200_000,
+    sha256=None,
+    provenance=(
+        "separator trained on VoxCeleb2 mixtures; video encoder distilled from AV-HuBERT large_vox_433h, "
+        "whose licence is for non-commercial research"
+    ),
+)
+_NOTICE = f"""Weights of {PUBLISHED.name} (https://huggingface.co/{PUBLISHED.name}), downloaded once, {{size}}.
+  Licence: {PUBLISHED.licence}.
+  Provenance: {PUBLISHED.provenance}.
+  The authors' notice: https://github.com/JusperLee/Dolphin/blob/main/MODEL_PROVENANCE.md"""
+
+
+def from_hub(name: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    files = [CONFIG, WEIGHTS]
+    try:
+        cached = Path(huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=True))
+        if (cached / WEIGHTS).is_file() or huggingface_hub.constants.HF_HUB_OFFLINE:  # else it was interrupted
+            return check_download(cached)
+    except LocalEntryNotFoundError:
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            raise WeightsError(
+                f"'{name}' is not in the cache {huggingface_hub.constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: "
+                "run once online, or pass a folder that holds its config.json and model.safetensors"
+            ) from None
+    generic = f"Downloading weights of {name} (https://huggingface.co/{name}): look up their licence there."
+    notice = _NOTICE.format(size=f"{PUBLISHED.size / 1e6:.0f} MB") if name == PUBLISHED.name else generic
+    print(notice, file=sys.stderr)
+    try:
+        fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
+    except Exception as error:  # the hub and its network layers raise many kinds
+        raise WeightsError(
+            f"cannot download '{name}' ({type(error).__name__}): check the name and the network, or pass a folder that "
+            "holds its config.json and model.safetensors"
+        ) from error
+    return check_download(fetched)

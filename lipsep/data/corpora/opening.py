@@ -1,0 +1,103 @@
+"""Opening the corpora of a recipe: filmed, synthetic, split into training and validation."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from lipsep.data.clips.clips import TalkingClips
+from lipsep.data.clips.stored import Sliced
+from lipsep.data.corpora.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
+from lipsep.data.corpora.shards import is_prepared, load_shards, prepared_splits
+from lipsep.data.mixtures.training import TRAINING, VALIDATION, PublishedClips, open_split
+from lipsep.data.settings import DataPart, SyntheticPart
+from lipsep.data.synthetic.babble import synthetic_corpus, with_foreign_mouths
+from lipsep.errors import MediaError, ModelError
+from lipsep.lips.recipes import LipRecipe
+
+Clips = TalkingClips | PublishedClips
+
+
+def prepare_clips(data: DataPart, lips: LipRecipe) -> tuple[Clips, Clips, TalkingClips | None, Sliced | None]:
+    """Clips to train on and to validate on, unfilmed voices with made mouths, noises.
+
+    Says so where a model of pixels will have to be shown drawn mouths.
+    """
+    with Console(stderr=True).status("preparing corpora") as status:
+
+        def hook(step: str, completed: int, total: int | None) -> None:
+            status.update(f"preparing corpora: {step} {completed}/{total}")
+
+        if data.published:
+            training, validation = (PublishedClips(open_split(data.published, part)) for part in (TRAINING, VALIDATION))
+        else:
+            training, validation = synthetic_split(data.synthetic) if data.synthetic else filmed_split(data, hook)
+        unfilmed = unfilmed_corpus(data.unfilmed, training, data.prepared, hook) if data.unfilmed else None
+        noises = noise_corpus(data.noises, hook) if data.noises else None
+    if lips.source == "pixels" and training.pictures is None:
+        Console(stderr=True).print(
+            f"note: these corpora hold mouths as points alone, so a model of pixels ({lips.name}) is trained on drawn "
+            "mouths; `lipsep prepare --pictures` keeps the filmed ones",
+            highlight=False,
+        )
+    return training, validation, unfilmed, noises
+
+
+def filmed_split(data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:
+    """Training and validation clips of the recipe's filmed corpus: by its own splits where `lipsep prepare` found any,
+    else by the names that the recipe gives.
+
+    Raises:
+        MediaError: there is no such folder.
+        ModelError: the recipe does not say what to validate on.
+    """
+    if data.prepared is None and not data.filmed.is_dir():
+        raise MediaError(
+            f"recipe: there is no folder '{data.filmed}' (data.filmed): `lipsep prepare CORPUS FOLDER -o "
+            f"{data.filmed}` writes it"
+        )
+    splits = prepared_splits(data.filmed) if is_prepared(data.filmed) else []
+    if {"train", "val"} <= set(splits):
+        return _enough(load_shards(data.filmed, "train"), load_shards(data.filmed, "val"))
+    if not data.filmed_validation_prefixes:
+        raise ModelError(
+            f"recipe: '{data.filmed}' has no splits train and val: name 'filmed_validation_prefixes' of clips, and "
+            "'filmed_test_prefixes' of those to leave alone"
+        )
+    if "train" in splits:
+        return split_by_prefix(
+            load_shards(data.filmed, "train"), data.filmed_test_prefixes, data.filmed_validation_prefixes
+        )
+    if not splits and data.prepared is None:
+        raise ModelError(
+            f"recipe: '{data.filmed}' is not prepared: name a folder 'prepared' to keep what is found there"
+        )
+    filmed = filmed_corpus(data.filmed, data.prepared, hook)
+    return split_by_prefix(filmed, data.filmed_test_prefixes, data.filmed_validation_prefixes)
+
+
+def synthetic_split(part: SyntheticPart) -> tuple[TalkingClips, TalkingClips]:
+    """Training and validation clips of different synthetic talkers."""
+    n_talkers = part.talkers + part.held_out_talkers
+    clips = synthetic_corpus(n_talkers, part.clips_per_talker, part.clip_s, part.seed)
+    if part.foreign_mouths:
+        clips = with_foreign_mouths(clips)
+    n_training = part.talkers * part.clips_per_talker
+    return clips.select(range(n_training)), clips.select(range(n_training, len(clips)))
+
+
+def split_by_prefix(
+    clips: TalkingClips, test_prefixes: tuple[str, ...], validation_prefixes: tuple[str, ...]
+) -> tuple[TalkingClips, TalkingClips]:
+    """Training and validation clips; those whose names begin with a test prefix are in neither."""
+    kept = [index for index, name in enumerate(clips.names) if not name.startswith(test_prefixes)]
+    validation = [index for index in kept if clips.names[index].startswith(validation_prefixes)]
+    training = sorted(set(kept) - set(validation))
+    return _enough(clips.select(training), clips.select(validation))
+
+
+def _enough(training: TalkingClips, validation: TalkingClips) -> tuple[TalkingClips, TalkingClips]:
+    if len(training) < 2 or len(validation) < 2:
+        raise ModelError(
+            f"recipe: {len(training)} clips to train on and {len(validation)} to validate; needs 2 of each"
+        )
+    return training, validation

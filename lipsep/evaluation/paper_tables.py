@@ -1,0 +1,20 @@
+"""The papers' tables, as far as figures are compared with them."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+PUBLISHED_AS = {"rtfsnet_12": "rtfsnet", "swiftnet_12": "swiftnet"}
+
+
+def published() -> dict[str, Any]:
+    """The published tables; ``_source`` says from where."""
+    return json.loads(files("lipsep").joinpath("assets/published.json").read_text(encoding="utf-8"))
+
+
+def published_quality() -> dict[str, float]:
+    """SI-SNRi in dB on LRS2-2Mix by Dolphin's Table 3."""
+    table = published()["dolphin"]["table3"]
+    return {name: row[0] for name, row in table.items() if name != "columns"}

@@ -32,6 +32,7 @@ from lipsep.models import SeparationModel, create_model, list_models, model_conf
 from lipsep.models.keys.dolphin import is_published
 from lipsep.models.released import list_published, published_model
 from lipsep.onnx.runtime import SUFFIX, OnnxModel
+from lipsep.system.outputs import whole_file
 
 FORMAT = 1
 PACKAGED = Path(__file__).parents[1] / "weights"
@@ -108,8 +109,10 @@ def save_model(model: SeparationModel, folder: str | os.PathLike, metadata: Mapp
         **(metadata or {}),
     }
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    _replace(folder / WEIGHTS, safetensors.torch.save(tensors))
-    _replace(folder / CONFIG, (json.dumps(card, indent=2) + "\n").encode())
+    with whole_file(folder / WEIGHTS) as part:
+        safetensors.torch.save_file(tensors, part)
+    with whole_file(folder / CONFIG) as part:
+        part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def available_weights() -> list[WeightsEntry]:
@@ -231,12 +234,6 @@ def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, packaged, n=2, cutoff=0.4)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are: {', '.join(packaged)}"
     return f"no weights are named '{name}': {hint}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def fingerprint(model: SeparationModel) -> str:

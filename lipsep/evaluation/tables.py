@@ -12,6 +12,7 @@ from typing import Any
 
 from lipsep.errors import MediaError
 from lipsep.evaluation.metrics import METRICS
+from lipsep.system.outputs import whole_file
 
 COLUMNS: dict[str, type] = {
     "condition": str,
@@ -40,10 +41,8 @@ def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a CSV file, complete or not at all, and a Parquet file beside it where pyarrow is installed."""
-    partial = path.with_suffix(".writing.csv")
-    partial.unlink(missing_ok=True)
-    append_rows(partial, rows)
-    partial.replace(path)
+    with whole_file(path) as part:
+        append_rows(part, rows)
     if find_spec("pyarrow") is not None:
         import pyarrow
         from pyarrow import parquet

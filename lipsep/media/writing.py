@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from lipsep.media.containers import (
     time_zero,
     video_stream,
 )
+from lipsep.system.outputs import whole_file
 
 _WAV_TYPES = {"PCM_16": (1, "<i2"), "FLOAT": (3, "<f4")}  # RIFF format tag, sample type
 _WAV_MAX_BYTES = 2**32 - 100  # RIFF counts in 32 bits
@@ -34,7 +33,6 @@ _VOICE_BIT_RATE = 64_000  # bit/s per channel: transparent for AAC at 16 kHz
 _H264_OPTIONS = {"crf": "22", "preset": "superfast"}  # half the time of "veryfast" for files 1.5 times as large
 _BT709, _LIMITED_RANGE = 1, 1  # ITU-T H.273: the colours of HD video
 _MAX_REORDERED = 32  # pictures; no codec reorders more
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class WavWriter:
@@ -64,23 +62,20 @@ class WavWriter:
         self._tag, self._type = _WAV_TYPES[subtype]
 
     def __enter__(self) -> WavWriter:
-        self._part = _part_of(self.path)
-        with _writing(self.path):
-            self._file = self._part.open("wb")
+        with ExitStack() as stack:
+            part = stack.enter_context(whole_file(self.path))
+            self._file = stack.enter_context(part.open("wb"))
             self._file.write(self._header())
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            with _writing(self.path), self._file:
-                if kind is None:
-                    self._file.seek(0)
-                    self._file.write(self._header())
-            if kind is None:
-                with _writing(self.path):
-                    os.replace(self._part, self.path)
-        finally:
-            _remove(self._part)
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, *error)
+            return
+        with self._stack:
+            self._file.seek(0)
+            self._file.write(self._header())  # now that the length is known
 
     def write(self, samples: np.ndarray) -> None:
         """Append float (n,) or (n_channels, n), full scale 1."""
@@ -97,8 +92,7 @@ class WavWriter:
         self.n_samples += samples.shape[-1]
         if self.n_samples * self._bytes_per_sample > _WAV_MAX_BYTES:
             raise OutputError(f"'{self.path}' would be larger than the 4 GB that WAV can hold: split the input")
-        with _writing(self.path):
-            self._file.write(data)
+        self._file.write(data)
 
     @property
     def _bytes_per_sample(self) -> int:
@@ -127,7 +121,7 @@ def mux(video_source: Source, wav_path: str | os.PathLike, out_path: str | os.Pa
     wanted = Path(out_path)
     for path in dict.fromkeys((wanted, wanted.with_suffix(".mkv"))):
         try:
-            with open_media(video_source, fflags="+genpts") as container, _unfinished(path) as part:
+            with open_media(video_source, fflags="+genpts") as container, whole_file(path) as part:
                 _copy_with_sound(container, Path(wav_path), part, source_name(video_source))
             return path
         except _RefusedError as refusal:
@@ -152,7 +146,7 @@ def write_video(
     """
     path = Path(out_path)
     try:
-        with _unfinished(path) as part, _sink(part) as sink:
+        with whole_file(path) as part, _sink(part) as sink:
             _encode(sink, frames, wav_path, fps)
     except _RefusedError as refusal:
         raise MediaError(
@@ -285,35 +279,3 @@ def _sink(part: Path) -> Iterator[av.container.OutputContainer]:
         if isinstance(error, OSError):
             raise
         raise _RefusedError(error.strerror) from error
-
-
-@contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` at the end, or is removed after an error or Ctrl-C."""
-    part = _part_of(path)
-    try:
-        with _writing(path):
-            yield part
-            os.replace(part, path)
-    finally:
-        _remove(part)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "free some space" if error.errno in _DISK_FULL else "check that the folder exists and its rights"
-        reason = os.strerror(error.errno) if error.errno else error
-        raise OutputError(f"'{path}' cannot be written: {reason}; {remedy}, or choose another folder.") from error
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(f".{secrets.token_hex(4)}.part{path.suffix}")  # the suffix tells FFmpeg the kind of file
-
-
-def _remove(part: Path) -> None:
-    with suppress(OSError):
-        part.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ written.
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from lipsep.errors import ModelError
 from lipsep.models.base import SeparationModel
 from lipsep.onnx.forms import in_onnx_operators, traceable_tensors
 from lipsep.onnx.runtime import FORMAT, open_session
+from lipsep.system.outputs import whole_file
 from lipsep.version import __version__
 
 OPSET = 20
@@ -95,8 +95,7 @@ def export_onnx(model: SeparationModel, file: Path, precision: str = "fp32") -> 
     if precision not in PRECISIONS:
         raise ModelError(f"precision '{precision}' is not a choice: use {' or '.join(PRECISIONS)}")
     lengths = Lengths.of(model)
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
-        written = Path(folder) / file.name
+    with whole_file(file) as written:
         _write_graph(model, lengths, written, precision)
         error = largest_difference(model, written, lengths)
         if not error <= TOLERANCES[precision]:
@@ -104,7 +103,6 @@ def export_onnx(model: SeparationModel, file: Path, precision: str = "fp32") -> 
                 f"the graph of '{model.name}' differs from PyTorch by {error:.1e} of the peak, at most "
                 f"{TOLERANCES[precision]:g} is let through: nothing is written; use --runtime torch"
             )
-        written.replace(file)
     return lengths, error
 
 

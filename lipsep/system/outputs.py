@@ -27,6 +27,7 @@ STAGING_PREFIX = ".unfinished-"
 PARTIAL = ".partial"  # part of the name of a single file that is being written
 STALE_AFTER_S = 6 * 3600  # an unfinished folder that nothing has touched for so long was left by a killed run
 _OWNER = "owner"  # in an unfinished folder: the name of the machine, locked as long as the run lives
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT_WRITE = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EEXIST", "ENAMETOOLONG")
@@ -134,9 +135,25 @@ def _is_orphan(path: Path) -> bool:
     return True
 
 
-def partial_path(path: Path) -> Path:
-    """A hidden name beside `path`, with its suffix and nobody else's, to write to before the file is renamed."""
-    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}{PARTIAL}{path.suffix}")
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path`, with its suffix, to write to. Where the block ends well the file appears as `path`,
+    complete, in place of any earlier one; after an error or Ctrl-C an earlier one stays, and nothing else is left.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
+    part = path.with_name(f".{secrets.token_hex(4)}{PARTIAL}{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        remedy = "free some space" if error.errno in _DISK_FULL else "check that the folder exists and its rights"
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OutputError(f"'{path}' cannot be written: {reason}; {remedy}, or choose another folder.") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def finished_report(folder: Path) -> dict | None:
@@ -165,6 +182,6 @@ def writing_to(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check its rights"
+        remedy = "free some space" if error.errno in _DISK_FULL else "check its rights"
         reason = os.strerror(error.errno)
         raise OutputError(f"cannot write to '{folder}': {reason}; {remedy} or choose another folder with -o") from error

@@ -18,7 +18,7 @@ from lipsep.constants import SAMPLES_PER_FRAME
 from lipsep.data.clips.pictures import Pictures, save_pictures, stored_pictures
 from lipsep.data.clips.stored import EndToEnd, Sliced, StoredArray
 from lipsep.errors import MediaError
-from lipsep.system.outputs import partial_path
+from lipsep.system.outputs import whole_file
 
 MOUTH_POINTS = 20  # iBUG-68 landmarks 48..67
 
@@ -133,16 +133,15 @@ class TalkingClips:
         if self.faces:
             shape = self.faces[0][np.zeros(1, np.int64)].shape[1:]  # (H, W, 3)
             save_pictures(_faces_path(path), self.faces, np.ones(len(self), np.int64), shape)
-        partial = partial_path(path)
-        np.savez(
-            partial,
-            names=np.array(self.names),
-            talkers=np.array(self.talkers),
-            n_frames=self.n_frames,
-            voices=self.voices,
-            mouths=self.mouths.astype(np.float32),
-        )
-        partial.replace(path)
+        with whole_file(path) as part:
+            np.savez(
+                part,
+                names=np.array(self.names),
+                talkers=np.array(self.talkers),
+                n_frames=self.n_frames,
+                voices=self.voices,
+                mouths=self.mouths.astype(np.float32),
+            )
 
     @classmethod
     def load(cls, path: Path) -> TalkingClips:

@@ -17,7 +17,7 @@ from lipsep.data.clips.stored import StoredArray
 from lipsep.errors import MediaError
 from lipsep.faces.tracks import face_picture
 from lipsep.lips.recipes import CROP_SIZE
-from lipsep.system.outputs import partial_path
+from lipsep.system.outputs import whole_file
 
 
 class Pictures(Protocol):
@@ -96,15 +96,14 @@ def save_pictures(
 ) -> None:
     """Write the pictures of clips end to end, complete or not at all, with one clip in memory at a time; shape: of one
     picture."""
-    partial = partial_path(path)
     shape = (int(n_frames.sum()), *shape)
-    stored = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-    first = 0
-    for pictures, n in zip(clips, n_frames, strict=True):
-        stored[first : first + n] = pictures[np.arange(n)]
-        first += n
-    stored.flush()
-    partial.replace(path)
+    with whole_file(path) as part:
+        stored = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        first = 0
+        for pictures, n in zip(clips, n_frames, strict=True):
+            stored[first : first + n] = pictures[np.arange(n)]
+            first += n
+        stored.flush()
 
 
 def stored_pictures(path: Path, n_frames: np.ndarray) -> list[StoredPictures]:

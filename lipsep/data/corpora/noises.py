@@ -18,7 +18,7 @@ from scipy.signal import resample_poly
 
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import MediaError
-from lipsep.system.outputs import partial_path
+from lipsep.system.outputs import whole_file
 
 NOISEX_RATE = 19_980  # Hz, of the .mat files, which do not say
 NOISEX_NAMES = frozenset(
@@ -149,7 +149,5 @@ def save_noises(path: Path, sources: Sequence[NoiseSource], sounds: Sequence[np.
             n_frames=np.array([len(sound) // SAMPLES_PER_FRAME for sound in sounds], np.int64),
         )),
     ):  # fmt: skip
-        partial = partial_path(target)
-        with partial.open("wb") as file:
+        with whole_file(target) as part, part.open("wb") as file:
             save(file)
-        partial.replace(target)

@@ -29,7 +29,7 @@ from lipsep.data.corpora.noises import NOISE_LAYOUTS, NoiseSource, find_noises, 
 from lipsep.data.names import Source
 from lipsep.errors import FaceError, MediaError, OutputError
 from lipsep.system.cluster import on_ray
-from lipsep.system.outputs import PARTIAL, partial_path, writing_to
+from lipsep.system.outputs import PARTIAL, whole_file, writing_to
 
 PLAN, SUMMARY = "plan.json", "corpus.json"
 AnySource = Source | NoiseSource
@@ -248,6 +248,5 @@ def _summarise(out: Path, shards: dict[str, list[AnySource]]) -> dict[str, Any]:
 
 
 def _write(path: Path, what: Any) -> None:
-    unfinished = partial_path(path)
-    unfinished.write_text(json.dumps(what, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(what, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

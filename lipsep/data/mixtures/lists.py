@@ -18,6 +18,7 @@ import numpy as np
 from lipsep.data.mixtures.manifest import MixtureRow
 from lipsep.data.names import Source, parse_name
 from lipsep.errors import MediaError
+from lipsep.system.outputs import whole_file
 
 DIGITS = 5  # of the gains, behind the point, as published
 
@@ -97,9 +98,8 @@ def draw_list(
 
 def write_names(path: Path, rows: list[MixtureRow]) -> None:
     """Write the names alone, one per line, as published."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{row.mixture}\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as part:
+        part.write_text("".join(f"{row.mixture}\n" for row in rows), encoding="utf-8")
 
 
 def _row(name: str, heard: list[Source], gains_db: tuple[float, ...], split: str, root: Path) -> MixtureRow:

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from lipsep.constants import FPS, SAMPLES_PER_FRAME
 from lipsep.errors import MediaError
+from lipsep.system.outputs import whole_file
 
 
 def _finite(value: float) -> float:
@@ -122,9 +123,8 @@ def write_manifest(path: Path, rows: list[MixtureRow]) -> None:
     writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
     if path.suffix not in writers:
         raise MediaError(f"{path}: a manifest ends in {', '.join(writers)}")
-    partial = path.with_name(f".{path.name}.partial")
-    writers[path.suffix](partial, rows)
-    partial.replace(path)
+    with whole_file(path) as part:
+        writers[path.suffix](part, rows)
 
 
 def _checked(cells: Any, where: str) -> MixtureRow:

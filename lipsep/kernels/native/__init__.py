@@ -17,7 +17,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from lipsep.system.outputs import whole_file
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
@@ -116,10 +117,8 @@ def _compiled() -> Path:
     path = folder / f"kernels-{digest}.so"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / path.name
-            _compile(compiler, made)
-            made.replace(path)  # at once: another process may be doing the same
+        with whole_file(path) as part:  # another process may be doing the same
+            _compile(compiler, part)
     return path
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -25,6 +24,7 @@ from lipsep.data.mixing.lip_view import whole_clip
 from lipsep.encoders.av_hubert import load_av_hubert
 from lipsep.errors import ModelError
 from lipsep.lips.recipes import LipRecipe, lip_recipe
+from lipsep.system.outputs import whole_file
 from lipsep.training.recipe import TeacherPart
 
 MELS_PER_FRAME = 4  # spectra per video frame
@@ -155,7 +155,8 @@ def store_targets(teacher: Teacher, clips: TalkingClips, folder: Path, hook: Hoo
     card_path = folder / "targets.json"
     if card_path.is_file() and json.loads(card_path.read_text(encoding="utf-8")) != card:
         raise ModelError(f"'{folder}' holds targets of another teacher or corpus: name another folder, or delete it")
-    _write(card_path, (json.dumps(card, indent=2) + "\n").encode())
+    with whole_file(card_path) as part:
+        part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     paths = _shard_paths(folder, len(clips))
     for number, path in enumerate(paths):
         hook("targets", number, len(paths))
@@ -163,9 +164,8 @@ def store_targets(teacher: Teacher, clips: TalkingClips, folder: Path, hook: Hoo
             first = number * CLIPS_PER_SHARD
             stop = min(len(clips), first + CLIPS_PER_SHARD)
             shard = np.concatenate([_targets_of(teacher, clips[index]) for index in range(first, stop)])
-            partial = path.with_name(f".{path.name}.{os.getpid()}.partial.npy")
-            np.save(partial, shard)
-            partial.replace(path)
+            with whole_file(path) as part:
+                np.save(part, shard)
     return StoredTargets(folder, clips)
 
 
@@ -182,9 +182,3 @@ def _targets_of(teacher: Teacher, clip: TalkingClip) -> np.ndarray:
 
 def _shard_paths(folder: Path, n_clips: int) -> list[Path]:
     return [folder / f"shard_{number:05d}.npy" for number in range(-(-n_clips // CLIPS_PER_SHARD))]
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

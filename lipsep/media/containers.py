@@ -29,7 +29,18 @@ _MAX_FAILURES_IN_ROW = 20
 _FEW_FAILURES = 0.01  # of all packets: nobody will notice
 _PRIMING_S = 0.05  # sound that starts so little before the pictures is what its codec needed to swing in
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg "plays" text files with these
-_OPEN_OPTIONS = {"protocol_whitelist": "file,crypto,data"}  # no network behind playlists
+# What is opened at all. No playlist is among these (HLS, DASH, concat, SDP): they make FFmpeg open what they name, any
+# file of this machine or an address of its network.
+FORMATS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "mxf", "rm", "dv"),  # video
+    *("wav", "w64", "mp3", "aac", "flac", "aiff", "au", "caf", "amr", "ac3"),  # sound
+    *("image2", "png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "webp_pipe", "gif"),  # to be told what they are
+)
+_OPEN_OPTIONS = {
+    "format_whitelist": ",".join(FORMATS),
+    "protocol_whitelist": "file",
+    "pattern_type": "none",  # of image2, which would take a % in a name for the numbers of further files
+}
 # PyAV before 18 crashes when decoders get options and tracks turn up late (MPEG-PS, FLV)
 _DECODE_OPTIONS = {"max_pixels": str(MAX_PIXELS)} if int(av.__version__.split(".")[0]) >= 18 else {}
 
@@ -116,6 +127,8 @@ def open_media(source: Source, **options: str) -> Iterator[av.container.InputCon
             yield container
     except (av.FFmpegError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, av.ArgumentError):  # what FFmpeg says of formats that are not on the list
+            reason = "no video or sound, or a playlist that names other files"
         raise MediaError(
             f"'{name}' cannot be read as video or sound ({reason}): it is damaged, incomplete or of an unknown kind; "
             "check that it plays elsewhere, or convert it to MP4."

@@ -416,7 +416,7 @@ def test_missing_tracks_are_told(tmp_path):
         next(read_frames(blind))
     subtitles = tmp_path / "words.srt"
     subtitles.write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
-    with pytest.raises(MediaError, match="only subtitle"):
+    with pytest.raises(MediaError, match="no video or sound"):
         probe(subtitles)
 
 

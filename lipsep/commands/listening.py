@@ -9,11 +9,18 @@ import typer
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+ENDS_WITHIN_S = 1  # answers under way, after Ctrl-C or SIGTERM; the processes have their own time of grace
+
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")]
 Port = Annotated[int, typer.Option(min=0, max=65535)]
+HostName = Annotated[
+    list[str] | None,
+    typer.Option(help="A further name under which browsers reach it (a reverse proxy's).", show_default=False),
+]
 Model = Annotated[str | None, typer.Option(help="As for 'separate'.", show_default=False)]
 Jobs = Annotated[int, typer.Option(min=1, help="Separations at a time; the others wait their turn.")]
 MaxMb = Annotated[float, typer.Option(min=0.001, help="Largest upload.")]
+MaxDiskGb = Annotated[float, typer.Option(min=0.001, help="Of all uploads and results together.")]
 MaxMinutes = Annotated[float, typer.Option(min=0.001, help="Longest video.")]
 MaxWaiting = Annotated[int, typer.Option(min=1, help="Longest queue.")]
 
@@ -22,5 +29,18 @@ def listen(app: FastAPI, host: str, port: int, what: str) -> None:
     """Say where, and serve until Ctrl-C."""
     import uvicorn
 
-    typer.echo(f"{what}  http://{host}:{port}  (Ctrl-C ends it)")
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    from lipsep.services.patience import ImpatientProtocol
+
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"{what}  http://{shown}:{port}  (Ctrl-C ends it)")
+    try:
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            http=ImpatientProtocol,
+            timeout_graceful_shutdown=ENDS_WITHIN_S,
+        )
+    finally:  # also after a second Ctrl-C, when uvicorn leaves everything as it is
+        app.state.close()

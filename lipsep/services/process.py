@@ -22,6 +22,8 @@ Progress = Callable[[str, int, "int | None"], None]
 OnFaces = Callable[[list[dict[str, Any]]], None]
 
 GRACE_S = 5.0  # between asking a process to stop and ending it
+SHORT_GRACE_S = 2.0  # of a service, which removes what a process leaves
+OPENING_LIMIT_S = 60.0  # of a service, whose files are no larger than an upload
 LOOK_EVERY_S = 0.1  # at the clock and at `stop`, while nothing is heard from the process
 
 
@@ -40,7 +42,9 @@ class WorkerProcess:
     """A process with a model in it, started when first needed and again after it has died.
 
     Args:
-        model, device, threads, weights: see `lipsep.commands.terminal.open_separator`.
+        model, device, threads, weights: see `lipsep.services.opening.open_separator`.
+        memory_bytes: that a file may take beyond what the model does (Linux); None: no limit.
+        grace_s: between asking the process to stop, so that it tidies up, and ending it.
     """
 
     def __init__(
@@ -49,8 +53,11 @@ class WorkerProcess:
         device: str = "auto",
         threads: int | None = None,
         weights: Sequence[str] = (),
+        memory_bytes: int | None = None,
+        grace_s: float = GRACE_S,
     ) -> None:
         self._settings = {"model": model, "device": device, "threads": threads, "weights": list(weights)}
+        self._settings["memory_bytes"], self._grace_s = memory_bytes, grace_s
         self._process: subprocess.Popen | None = None
 
     def start(self, stop: threading.Event | None = None) -> None:
@@ -88,6 +95,9 @@ class WorkerProcess:
         on_faces: OnFaces | None = None,
         stop: threading.Event | None = None,
         time_limit_s: float | None = None,
+        opening_limit_s: float | None = None,
+        max_duration_s: float | None = None,
+        original: Path | None = None,
     ) -> Outcome:
         """One file, like `Separator.__call__`; returns what became of it, whatever that is.
 
@@ -96,6 +106,9 @@ class WorkerProcess:
             on_faces: called with a dict of "person", "png" (base64) and "presence" for everyone who was found.
             stop: when set, the work is stopped and tidied up.
             time_limit_s: for the separation, without the start of the process.
+            opening_limit_s: for finding out what is in the file, until its first sound is read.
+            max_duration_s: longer videos fail.
+            original: where the sound of the file is to be written too, as WAV in the form of the voices.
         """
         try:
             self.start(stop)
@@ -104,15 +117,19 @@ class WorkerProcess:
         if stop is not None and stop.is_set():
             return Outcome("stopped", 0.0)
         start_s = time.monotonic()
-        self._send({"source": str(source), "out": str(out), "options": dict(options)})
-        answer = self._answer(stop, start_s + time_limit_s if time_limit_s else None, progress, on_faces)
+        order = {"source": str(source), "out": str(out), "options": dict(options), "max_duration_s": max_duration_s}
+        self._send({**order, "original": str(original) if original else None})
+        opened_by_s = start_s + opening_limit_s if opening_limit_s else None
+        ended_by_s = start_s + time_limit_s if time_limit_s else None
+        answer = self._answer(stop, ended_by_s, opened_by_s, progress, on_faces)
         seconds = round(time.monotonic() - start_s, 2)
         if answer["event"] == "done":
             return Outcome("already done" if answer["skipped"] else "done", seconds, answer["report"])
         if answer["event"] == "stopped":
             return Outcome("stopped", seconds)
         if answer["kind"] == "time limit":
-            answer["message"] = f"'{source.name}' took longer than the time limit of {time_limit_s:g} s and was stopped"
+            limit_s, what = (opening_limit_s, "to be opened ") if answer["opening"] else (time_limit_s, "")
+            answer["message"] = f"'{source.name}' took longer {what}than the time limit of {limit_s:g} s: stopped"
         elif answer["kind"] == "crash":
             answer["message"] = f"'{source.name}': {answer['message']}"
         elif answer["kind"] == "unexpected":
@@ -127,7 +144,7 @@ class WorkerProcess:
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(GRACE_S)
+                process.wait(self._grace_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -143,7 +160,8 @@ class WorkerProcess:
     def _answer(
         self,
         stop: threading.Event | None,
-        deadline_s: float | None = None,
+        ended_by_s: float | None = None,
+        opened_by_s: float | None = None,
         progress: Progress | None = None,
         on_faces: OnFaces | None = None,
     ) -> dict[str, Any]:
@@ -152,17 +170,21 @@ class WorkerProcess:
             if stop is not None and stop.is_set():
                 self.close()
                 return {"event": "stopped"}
-            if deadline_s is not None and time.monotonic() > deadline_s:
-                self.close()
-                return {"event": "failed", "kind": "time limit", "message": ""}
+            for deadline_s in (opened_by_s, ended_by_s):
+                if deadline_s is not None and time.monotonic() > deadline_s:
+                    self.close()
+                    return {"event": "failed", "kind": "time limit", "opening": deadline_s is opened_by_s}
             try:
                 event = self._events.get(timeout=LOOK_EVERY_S)
             except queue.Empty:
                 continue
             if event is None:
                 process, self._process = self._process, None
+                if process is None:  # `close` was called by another thread
+                    return {"event": "stopped"}
                 process.stdin.close()
                 return {"event": "failed", "kind": "crash", "message": _cause_of_death(process.wait())}
+            opened_by_s = None
             if event["event"] == "progress":
                 if progress is not None:
                     progress(event["step"], event["completed"], event["total"])
@@ -171,6 +193,13 @@ class WorkerProcess:
                     on_faces(event["people"])
             else:
                 return event
+
+
+def memory_for_each(n_processes: int) -> int | None:
+    """Bytes for each of so many processes, when the system and this one keep a fifth of all; None where unknown."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / n_processes)
 
 
 def _listen(pipe, events: queue.SimpleQueue) -> None:

@@ -1,8 +1,8 @@
 """A process that separates files for another program: one line of JSON for each file comes in, events go out.
 
-    in   {"model": null, "device": "cpu", "threads": 1, "weights": []}           once
+    in   {"model": null, "device": "cpu", "threads": 1, "weights": [], "memory_bytes": null}     once
     out  {"event": "ready"}                                                      or "failed"
-    in   {"source": "a.mp4", "out": "results/a", "options": {"video": "none"}}
+    in   {"source": "a.mp4", "out": "results/a", "options": {"video": "none"}, "max_duration_s": null, "original": null}
     out  {"event": "progress", "step": "faces", "completed": 50, "total": 75}    at most a few a second
     out  {"event": "faces", "people": [{"person": 1, "png": "<base64>", "presence": [[0.0, 2.4]]}]}
     out  {"event": "done", "skipped": false, "report": {...}}                    or "failed", with "kind" and "message"
@@ -29,7 +29,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from lipsep.errors import LipsepError, plain_reason
+from lipsep.errors import LipsepError, MediaError, plain_reason
 from lipsep.services.opening import open_separator
 from lipsep.system.environment import Stopped
 
@@ -56,14 +56,17 @@ def main() -> None:
         settings = orders.get()
         if settings is None:
             return
+        memory_bytes = settings.pop("memory_bytes")
         try:
             separator = open_separator(**settings)
+            _limit_memory(memory_bytes)
         except Exception as error:
             tell("failed", **_failure(error))
             return
         tell("ready")
         while (order := orders.get()) is not None:
             try:
+                _check_duration(order["source"], order["max_duration_s"])
                 result = separator(
                     order["source"],
                     order["out"],
@@ -71,6 +74,8 @@ def main() -> None:
                     hook=_teller(tell),
                     on_faces=lambda tracks: tell("faces", people=[_portrait(track) for track in tracks]),
                 )
+                if order["original"]:
+                    _write_original(order["source"], order["original"], order["options"].get("rate"))
             except Exception as error:
                 Stopped.check()  # libraries may have made another error of it
                 tell("failed", **_failure(error))
@@ -87,6 +92,43 @@ def _listen(orders: queue.SimpleQueue) -> None:
     _thread.interrupt_main(signal.SIGTERM)
     time.sleep(GRACE_S)
     os._exit(1)
+
+
+def _limit_memory(n_bytes: int | None) -> None:
+    """What is asked for beyond this, on top of what the model has taken, is refused by the system (Linux)."""
+    if n_bytes is None or sys.platform != "linux":
+        return
+    import resource
+
+    with open("/proc/self/status", encoding="ascii") as status:
+        taken = next(1024 * int(line.split()[1]) for line in status if line.startswith("VmData:"))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = taken + n_bytes if hard == resource.RLIM_INFINITY else min(taken + n_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _check_duration(source: str, limit_s: float | None) -> None:
+    if limit_s is None:
+        return
+    from lipsep.media.containers import probe
+
+    info = probe(source)
+    if info.duration_s > limit_s:
+        raise MediaError(
+            f"'{info.name}' lasts {info.duration_s / 60:.1f} minutes; at most {limit_s / 60:.3g} are taken here"
+        )
+
+
+def _write_original(source: str, path: str, rate: str | None) -> None:
+    """The sound as it was, to be compared with the voices."""
+    from lipsep.constants import SAMPLE_RATE
+    from lipsep.media.reading import read_recorded_audio, recorded_form
+    from lipsep.media.writing import WavWriter
+
+    form = recorded_form(source) if rate == "original" else (SAMPLE_RATE, 1)
+    with WavWriter(path, sample_rate=form[0], n_channels=form[1]) as wav:
+        for block in read_recorded_audio(source, *form):
+            wav.write(block)
 
 
 def _teller(tell):

@@ -113,6 +113,36 @@ class OutputFolder:
                 return
 
 
+class PrivateFolder:
+    """A temporary folder that only this user may look into, for as long as a service runs.
+
+    What services that were killed have left under the same prefix is removed first.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        place = Path(tempfile.gettempdir())
+        with writing_to(place):
+            for left in place.glob(f"{prefix}*"):
+                if not left.is_symlink() and _is_own(left) and _is_orphan(left / _OWNER):
+                    shutil.rmtree(left, ignore_errors=True)
+            self.path = Path(tempfile.mkdtemp(prefix=prefix))
+            self._lock = _hold(self.path / _OWNER)
+
+    def remove(self) -> None:
+        """With everything in it; it may be called again."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def _is_own(path: Path) -> bool:
+    with suppress(OSError):
+        return not hasattr(os, "getuid") or path.lstat().st_uid == os.getuid()
+    return False
+
+
 def _hold(path: Path) -> IO[str]:
     """Write this machine's name and lock the file until it is closed, or this process ends in whatever way."""
     file = path.open("w", encoding="utf-8")

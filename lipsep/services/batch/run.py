@@ -38,7 +38,7 @@ def run_tasks(
 
     Args:
         options: keyword arguments of `Separator.__call__`, for all files.
-        model, device, threads, weights: of each process, see `lipsep.commands.terminal.open_separator`.
+        model, device, threads, weights: of each process, see `lipsep.services.opening.open_separator`.
         n_jobs: processes.
         time_limit_s: for one file.
         progress: called as `progress(job, task, step, completed, total)`, from several threads.

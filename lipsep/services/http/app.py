@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,20 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import FastAPI, File, Form, HTTPException, UploadFile
+from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
 from lipsep.errors import OutputError
-from lipsep.services.http.limits import Gate
+from lipsep.services.gate import FORM_BYTES, LOCAL_NAMES, Gate, HostNames
 from lipsep.services.http.runner import UPLOAD, Runner, result_path
 from lipsep.services.http.store import DONE, FAILED, RUNNING, WAITING, JobStore, new_id
-from lipsep.services.process import WorkerProcess
+from lipsep.services.names import safe_name
+from lipsep.services.process import SHORT_GRACE_S, WorkerProcess, memory_for_each
+from lipsep.services.room import Room
 from lipsep.system.outputs import writing_to
 from lipsep.version import __version__
 
 _COPY_BYTES = 2**20
-_FORM_BYTES = 2**16  # of a request around the file
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Limits:
     n_waiting: int = 100
     time_limit_s: float = 4 * 3600.0  # for one separation
     keep_s: float = 24 * 3600.0  # ended jobs and their files
+    disk_mb: float = 50_000.0  # of all uploads and results together
+    address_mb: float = 25_000.0  # of those that came from one address
 
 
 class Problem(BaseModel):
@@ -75,30 +77,44 @@ def create_app(
     token: str | None = None,
     limits: Limits = Limits(),
     database: str | None = None,
+    names: HostNames = LOCAL_NAMES,
 ) -> FastAPI:
     """The server as an application for uvicorn. One server at a time may use `data`.
 
     Args:
         data: folder of jobs and files, which outlive the server.
-        model, device, threads: see `lipsep.commands.terminal.open_separator`.
+        model, device, threads: see `lipsep.services.opening.open_separator`.
         n_jobs: separations at a time.
         database: URL of a PostgreSQL database for the jobs; None: an SQLite file in `data`.
+        names: under which the server is addressed.
         token: what "Authorization: Bearer TOKEN" must say for everything but /health; None: nothing is asked.
 
     Raises:
         ModelError: the model cannot be loaded. OutputError: `data` or the database cannot be used.
     """
     store = JobStore(data, database)
-    workers = [WorkerProcess(model, device, threads) for _ in range(n_jobs)]
+    memory = {"memory_bytes": memory_for_each(n_jobs), "grace_s": SHORT_GRACE_S}
+    workers = [WorkerProcess(model, device, threads, **memory) for _ in range(n_jobs)]
     runner = Runner(store, workers, limits.duration_s, limits.time_limit_s, limits.keep_s)
+
+    def close() -> None:
+        """End everything; it may be called again."""
+        runner.close()
+        store.close()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        runner.close()
-        store.close()
+        close()
 
-    common = {code: {"model": Problem} for code in (401, 413)}
+    senders: dict[str, str] = {}  # the address that a job of this run of the server came from
+
+    def folders_of(address: str) -> list[Path]:
+        for job_id in [job_id for job_id in list(senders) if not (data / job_id).exists()]:
+            senders.pop(job_id, None)
+        return [data / job_id for job_id, sender in list(senders.items()) if sender == address]
+
+    common = {code: {"model": Problem} for code in (401, 403, 408, 413, 507)}
     app = FastAPI(
         title="lipsep",
         version=__version__,
@@ -108,7 +124,10 @@ def create_app(
         docs_url=None,  # that page fetches its scripts from elsewhere
         responses=common,
     )
-    app.add_middleware(Gate, token=token, max_bytes=int(limits.upload_mb * 2**20) + _FORM_BYTES)
+    app.state.close = close
+    room = Room(data, int(limits.disk_mb * 2**20), int(limits.address_mb * 2**20), folders_of)
+    max_bytes = int(limits.upload_mb * 2**20) + FORM_BYTES
+    app.add_middleware(Gate, names=names, max_bytes=max_bytes, token=token, room=room)
     unknown = {404: {"model": Problem, "description": "no such job, or not any more"}}
 
     def found(job_id: str) -> dict:
@@ -137,10 +156,10 @@ def create_app(
         responses={
             400: {"model": Problem, "description": "the body is no form"},
             503: {"model": Problem, "description": "too many jobs wait"},
-            507: {"model": Problem, "description": "the server's disk is full"},
         },
     )
     def submit(
+        request: Request,
         file: Annotated[UploadFile, File(description="a video with sound")],
         speakers: Annotated[int, Form(ge=0, le=100, description="keep so many people; 0: all who matter")] = 0,
         keep_offscreen: Annotated[bool, Form(description="also hear people while they are not visible")] = False,
@@ -150,7 +169,7 @@ def create_app(
         """Submit a video; it is separated when its turn comes."""
         if store.counts()[WAITING] >= limits.n_waiting:
             raise HTTPException(503, f"{limits.n_waiting} jobs wait already: come back later")
-        job_id, name = new_id(), _safe_name(file.filename or "")
+        job_id, name = new_id(), safe_name(file.filename or "")
         folder = data / job_id
         try:
             with writing_to(data):
@@ -162,6 +181,7 @@ def create_app(
             raise HTTPException(507, "the server cannot store files at present: come back later") from error
         options = {"speakers": speakers or None, "keep_offscreen": keep_offscreen, "video": video, "rate": rate}
         job = store.add(name, options, job_id)
+        senders[job_id] = request.client.host if request.client else ""
         runner.announce()
         return shown(job)
 
@@ -202,10 +222,3 @@ def create_app(
         return "\n".join(lines) + "\n"
 
     return app
-
-
-def _safe_name(name: str) -> str:
-    """The last part of a name as clients send it, with only such signs as every system takes in file names."""
-    last = re.split(r"[/\\]", name)[-1]
-    kept = re.sub(r"[^\w .()-]", "_", last).strip(" .")[-100:]
-    return kept or "video"

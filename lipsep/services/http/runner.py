@@ -9,10 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lipsep.errors import LipsepError
-from lipsep.media.reading import probe
 from lipsep.services.http.store import DONE, FAILED, JobStore
-from lipsep.services.process import WorkerProcess
+from lipsep.services.process import OPENING_LIMIT_S, WorkerProcess
 
 _LOOK_EVERY_S = 0.5  # for new jobs that were not announced, and for old ones
 UPLOAD, RESULTS = "input", "results"  # inside a job's folder
@@ -63,7 +61,7 @@ class Runner:
         self._ended.set()
         for stop in list(self._running.values()):
             stop.set()
-        for thread in self._threads:
+        for thread in self._threads:  # each ends its process within the time of grace
             thread.join()
         for worker in self._workers:
             worker.close()
@@ -94,13 +92,6 @@ class Runner:
         def progress(step: str, completed: int, total: int | None) -> None:
             self.progress[job["id"]] = (step, completed, total)
 
-        try:
-            duration_s = probe(source).duration_s
-        except LipsepError as error:
-            return self._end(job, FAILED, {}, str(error))
-        if duration_s > self._duration_s:
-            message = f"'{source.name}' lasts {duration_s:.0f} s; at most {self._duration_s:g} s are taken here"
-            return self._end(job, FAILED, {}, message)
         outcome = worker.separate(
             source,
             folder / RESULTS,
@@ -108,13 +99,15 @@ class Runner:
             progress=progress,
             stop=stop,
             time_limit_s=self._time_limit_s,
+            opening_limit_s=OPENING_LIMIT_S,
+            max_duration_s=self._duration_s,
         )
         if outcome.status == "stopped":
             return None
         self.totals["seconds"] += outcome.seconds
         if outcome.status == "failed":
             return self._end(job, FAILED, {}, outcome.message)
-        self.totals["video_seconds"] += duration_s
+        self.totals["video_seconds"] += outcome.report["input"]["duration_s"]
         return self._end(job, DONE, outcome.report, "")
 
     def _end(self, job: dict[str, Any], status: str, report: dict[str, Any], message: str) -> None:

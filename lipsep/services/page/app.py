@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,31 +16,34 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import fastapi
 import gradio
-from starlette.background import BackgroundTask
 
-from lipsep.constants import SAMPLE_RATE
-from lipsep.errors import LipsepError, MediaError
-from lipsep.media.reading import probe, read_recorded_audio, recorded_form
-from lipsep.media.writing import WavWriter
+from lipsep.services.gate import FORM_BYTES, LOCAL_NAMES, Gate, HostNames
+from lipsep.services.page.door import Door, visitor_of
 from lipsep.services.page.pieces import failure_html, people_html, player_html, progress_html
+from lipsep.services.page.uploads import Uploads
 from lipsep.services.page.visitors import Visit, Visits
-from lipsep.services.process import Outcome, WorkerProcess
+from lipsep.services.process import OPENING_LIMIT_S, SHORT_GRACE_S, Outcome, WorkerProcess, memory_for_each
+from lipsep.services.room import Room
+from lipsep.system.outputs import PrivateFolder
 
 _HERE = Path(__file__).parent
 _LOOK_EVERY_S = 60.0  # for files that nobody uses any more
 FONTS = ("system-ui", "sans-serif")  # of the visitor's own system: none is fetched
+GONE = "this is no file that you have sent here, or not any more: drop it again"
 TITLE = "lipsep: one voice per person"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask for."""
+    """What visitors may ask for."""
 
     upload_mb: float = 500.0
     duration_s: float = 600.0
     n_waiting: int = 20  # visitors in the queue; more are told to come back later
     time_limit_s: float = 1800.0  # for one separation
     keep_s: float = 3600.0  # results are removed when unused for so long
+    visitor_mb: float = 2_000.0  # uploads and results together
+    disk_mb: float = 20_000.0  # of all visitors
 
 
 def create_app(
@@ -51,28 +52,39 @@ def create_app(
     threads: int | None = None,
     n_jobs: int = 1,
     limits: Limits = Limits(),
+    names: HostNames = LOCAL_NAMES,
 ) -> fastapi.FastAPI:
-    """The web page as an application for uvicorn. Its files live in a private temporary folder until it ends.
+    """The web page as an application for uvicorn. Its files live in a private temporary folder until it ends; what a
+    page that was killed has left is removed at the next start.
 
     Args:
-        model, device, threads: see `lipsep.commands.terminal.open_separator`.
+        model, device, threads: see `lipsep.services.opening.open_separator`.
         n_jobs: separations at a time; the other visitors wait in the order in which they came.
+        names: under which the server is addressed.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded. OutputError: there is no room for temporary files.
     """
-    root = Path(tempfile.mkdtemp(prefix="lipsep-web-"))  # only its owner may look into it
-    os.environ["GRADIO_TEMP_DIR"] = str(root / "uploads")
-    visits = Visits(root, limits.keep_s)
+    private = PrivateFolder("lipsep-web-")
+    (private.path / "uploads").mkdir()
+    (private.path / "visits").mkdir()
+    os.environ["GRADIO_TEMP_DIR"] = str(private.path / "uploads")
+    max_bytes = int(limits.upload_mb * 2**20)
+    uploads, visits = Uploads(private.path / "uploads", max_bytes), Visits(private.path / "visits", limits.keep_s)
     workers: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
-    all_workers = [WorkerProcess(model, device, threads) for _ in range(n_jobs)]
+    memory = {"memory_bytes": memory_for_each(n_jobs), "grace_s": SHORT_GRACE_S}
+    all_workers = [WorkerProcess(model, device, threads, **memory) for _ in range(n_jobs)]
     for worker in all_workers:
         workers.put(worker)
+    ended = threading.Event()
 
     def close() -> None:
-        for worker in all_workers:
-            worker.close()
-        shutil.rmtree(root, ignore_errors=True)
+        """End everything, from whatever thread, as often as it is called."""
+        ended.set()
+        visits.stop()
+        with ThreadPoolExecutor(n_jobs) as pool:  # side by side: each may take its time of grace
+            list(pool.map(WorkerProcess.close, all_workers))
+        private.remove()
 
     try:
         all_workers[0].start()
@@ -82,26 +94,35 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: fastapi.FastAPI):
-        ended = threading.Event()
-
         def sweep() -> None:
             while not ended.wait(_LOOK_EVERY_S):
                 visits.sweep()
+                uploads.sweep(limits.keep_s)
 
         threading.Thread(target=sweep, daemon=True).start()
         yield
-        ended.set()
         close()
 
     app = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
+    app.state.close = close
+
+    @app.post("/gradio_api/upload")  # before Gradio's own, which keeps files of all visitors in one place
+    async def upload_file(request: fastapi.Request, upload_id: str = "") -> list[str]:
+        return [str(await uploads.take(request, request.state.visitor, upload_id))]
+
+    @app.get("/gradio_api/upload_progress")
+    def upload_progress(request: fastapi.Request, upload_id: str) -> fastapi.Response:
+        events = uploads.progress(request.state.visitor, upload_id)
+        return fastapi.responses.StreamingResponse(events, media_type="text/event-stream")
+
     @app.get("/results/{key}/everything.zip")
     def everything(key: str, request: fastapi.Request) -> fastapi.Response:
-        path = visits.zipped(key, dict(request.query_params))
-        if path is None:
+        pieces = visits.zipped(key, dict(request.query_params))
+        if pieces is None:
             raise fastapi.HTTPException(404, "there is nothing here, or not any more")
-        remove = BackgroundTask(path.unlink, missing_ok=True)
-        return fastapi.responses.FileResponse(path, filename="lipsep.zip", background=remove)
+        headers = {"Content-Disposition": 'attachment; filename="lipsep.zip"', "Cache-Control": "private, no-store"}
+        return fastapi.responses.StreamingResponse(pieces, media_type="application/zip", headers=headers)
 
     @app.get("/results/{key}/{name}")
     def result(key: str, name: str) -> fastapi.Response:
@@ -114,10 +135,16 @@ def create_app(
         """Progress, faces and player, again and again while a visitor's video is separated."""
         if upload is None:
             return
-        visit = visits.begin(request.session_hash)
-        source = visit.folder / Path(upload).name
-        os.link(upload, source)  # not moved: Gradio keeps equal files of two visitors in one place, and sweeps it
-        worker = workers.get()
+        visitor = request.request.state.visitor
+        own = uploads.own(visitor, upload)
+        visit = visits.begin(visitor, request.session_hash)
+        source = uploads.hand_over(own, visit.folder) if own else None
+        if source is None:
+            yield failure_html(GONE), "", ""
+            return
+        worker = _free(workers, ended)
+        if worker is None:
+            return
         try:
             yield from _run(worker, visit, source, "original" if as_recorded else "16k", limits)
         finally:
@@ -125,9 +152,9 @@ def create_app(
             workers.put(worker)
 
     def leave(request: gradio.Request) -> None:
-        visits.end(request.session_hash)
+        visits.end(request.request.state.visitor, request.session_hash)
 
-    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, int(limits.keep_s))) as page:
+    with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
         gradio.Markdown(
             "# lipsep\nDrop a video of people who talk at once. Everyone who is visible gets a voice of their own. "
             f"Your file stays on this machine and is removed after use. At most {limits.upload_mb:g} MB and "
@@ -143,11 +170,11 @@ def create_app(
         )
         page.unload(leave)
     page.queue(max_size=limits.n_waiting, default_concurrency_limit=n_jobs, api_open=False)
-    return gradio.mount_gradio_app(
+    gradio.mount_gradio_app(
         app,
         page,
         path="/",
-        max_file_size=int(limits.upload_mb * 2**20),
+        max_file_size=max_bytes,  # told to the page, which does not begin to send more
         show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
@@ -156,6 +183,26 @@ def create_app(
         css_paths=[_HERE / "page.css"],
         head=f"<script>{(_HERE / 'player.js').read_text(encoding='utf-8')}</script>",
     )
+    # a mounted page does not say so by itself; until then Gradio takes every path of the machine for one of its own
+    page.has_launched = page.is_running = True
+    n_inputs = {number: len(function.inputs) for number, function in page.fns.items()}
+    app.add_middleware(Door, n_inputs=n_inputs, is_own=lambda visitor, path: uploads.own(visitor, path) is not None)
+    room = Room(
+        private.path,
+        int(limits.disk_mb * 2**20),
+        int(limits.visitor_mb * 2**20),
+        lambda visitor: [uploads.folder_of(visitor), *visits.folders_of(visitor)],
+    )
+    app.add_middleware(Gate, names=names, max_bytes=max_bytes + FORM_BYTES, room=room, visitor_of=visitor_of)
+    return app
+
+
+def _free(workers: queue.SimpleQueue[WorkerProcess], ended: threading.Event) -> WorkerProcess | None:
+    """The next process without work; None if the page ends before there is one."""
+    while not ended.is_set():
+        with suppress(queue.Empty):
+            return workers.get(timeout=0.5)
+    return None
 
 
 def _run(
@@ -176,11 +223,7 @@ def _run(
             visit.stop.set()  # the visitor has left, or it is done
     while not changed.empty():
         shown |= changed.get()
-    try:
-        outcome = running.result()
-        shown |= _shown_at_end(visit, outcome)
-    except LipsepError as error:
-        shown |= {"progress": failure_html(str(error)), "people": ""}
+    shown |= _shown_at_end(visit, running.result())
     yield tuple(shown.values())
 
 
@@ -192,11 +235,6 @@ def _separate(
     limits: Limits,
     changed: queue.SimpleQueue[dict[str, str]],
 ) -> Outcome:
-    duration_s = probe(source).duration_s
-    if duration_s > limits.duration_s:
-        raise MediaError(
-            f"'{source.name}' lasts {duration_s / 60:.1f} minutes; at most {limits.duration_s / 60:.3g} are taken here"
-        )
     results = visit.folder / "results"
     outcome = worker.separate(
         source,
@@ -206,12 +244,10 @@ def _separate(
         on_faces=lambda people: changed.put({"people": people_html(people)}),
         stop=visit.stop,
         time_limit_s=limits.time_limit_s,
+        opening_limit_s=OPENING_LIMIT_S,
+        max_duration_s=limits.duration_s,
+        original=results / "original.wav",
     )
-    if outcome.status == "done":
-        form = recorded_form(source) if rate == "original" else (SAMPLE_RATE, 1)
-        with WavWriter(results / "original.wav", sample_rate=form[0], n_channels=form[1]) as wav:
-            for block in read_recorded_audio(source, *form):
-                wav.write(block)
     source.unlink(missing_ok=True)
     return outcome
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 import secrets
 import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 _SHOWN = re.compile(r"(original|residual|speaker_\d{1,4})\.wav|speaker_\d{1,4}\.mp4|overview\.png|report\.json")
-_ZIP = "everything.zip"
+_COPY_BYTES = 2**20
 
 
 @dataclass
@@ -22,6 +24,7 @@ class Visit:
 
     key: str  # 192 random bits, the address of the results
     visitor: str
+    session: str  # of the page that is open: a visitor may have several
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
     last_used_s: float = field(default_factory=time.monotonic)
@@ -40,20 +43,29 @@ class Visits:
         self._visits: dict[str, Visit] = {}
         self._lock = threading.Lock()
 
-    def begin(self, visitor: str) -> Visit:
-        """A new folder for this visitor, whose earlier runs are stopped and removed."""
-        self.end(visitor)
+    def begin(self, visitor: str, session: str) -> Visit:
+        """A new folder for this visitor's open page, whose earlier runs are stopped and removed."""
+        self.end(visitor, session)
         self.sweep()
         key = secrets.token_urlsafe(24)
-        visit = Visit(key, visitor, self._root / key)
+        visit = Visit(key, visitor, session, self._root / key)
         visit.folder.mkdir(mode=0o700)
         with self._lock:
             self._visits[key] = visit
         return visit
 
-    def end(self, visitor: str) -> None:
-        """Stop and remove everything of a visitor."""
-        self._remove([visit for visit in self._all() if visit.visitor == visitor])
+    def end(self, visitor: str, session: str) -> None:
+        """Stop and remove everything of a visitor's page."""
+        self._remove([visit for visit in self._all() if (visit.visitor, visit.session) == (visitor, session)])
+
+    def stop(self) -> None:
+        """Stop every run."""
+        for visit in self._all():
+            visit.stop.set()
+
+    def folders_of(self, visitor: str) -> list[Path]:
+        """Where files of this visitor lie."""
+        return [visit.folder for visit in self._all() if visit.visitor == visitor]
 
     def sweep(self) -> None:
         """Remove what nobody has used for long."""
@@ -70,21 +82,16 @@ class Visits:
         path = visit.folder / "results" / name
         return path if path.is_file() else None
 
-    def zipped(self, key: str, names: Mapping[str, str]) -> Path | None:
-        """All results as one file; None if there is no such visit or it is not finished.
+    def zipped(self, key: str, names: Mapping[str, str]) -> Iterator[bytes] | None:
+        """All results as one file, piece by piece; None if there is no such visit or it is not finished.
 
         Args:
             names: what to call people, by number, as visitors typed it.
         """
         if self.file(key, "report.json") is None:
             return None
-        folder = self._root / key
-        path = folder / f"{secrets.token_hex(8)}-{_ZIP}"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for result in sorted((folder / "results").iterdir()):
-                if _SHOWN.fullmatch(result.name):
-                    archive.write(result, _renamed(result.name, names))
-        return path
+        results = sorted((self._root / key / "results").iterdir())
+        return _zipped([(path, _renamed(path.name, names)) for path in results if _SHOWN.fullmatch(path.name)])
 
     def _all(self) -> list[Visit]:
         with self._lock:
@@ -96,6 +103,36 @@ class Visits:
             with self._lock:
                 self._visits.pop(visit.key, None)
             shutil.rmtree(visit.folder, ignore_errors=True)
+
+
+class _Pieces(io.RawIOBase):
+    """What is written to it can be taken away piece by piece; it cannot seek, and `zipfile` knows what to do then."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+
+def _zipped(files: Sequence[tuple[Path, str]]) -> Iterator[bytes]:
+    """A zip of (file, name in it), without a copy on the disk."""
+    pieces = _Pieces()
+    with zipfile.ZipFile(pieces, "w", zipfile.ZIP_STORED) as archive:
+        for path, name in files:
+            with path.open("rb") as file, archive.open(zipfile.ZipInfo.from_file(path, name), "w") as entry:
+                while block := file.read(_COPY_BYTES):
+                    entry.write(block)
+                    yield pieces.taken()
+    yield pieces.taken()
 
 
 def _renamed(file: str, names: Mapping[str, str]) -> str:

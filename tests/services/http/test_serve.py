@@ -38,7 +38,8 @@ def clip(tmp_path_factory) -> bytes:
 def open_server(model_folder) -> Callable[..., TestClient]:
     def start(data: Path, **options) -> TestClient:
         limits = Limits(upload_mb=MAX_MB, duration_s=20, n_waiting=options.pop("n_waiting", 30))
-        return TestClient(create_app(data, str(model_folder), "cpu", 1, 1, limits=limits, **options))
+        app = create_app(data, str(model_folder), "cpu", 1, 1, limits=limits, **options)
+        return TestClient(app, "http://localhost")
 
     return start
 

@@ -6,26 +6,21 @@ import io
 import json
 import os
 import shutil
-import socket
-import threading
 import time
-import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from visiting import PATIENCE_S, Visitor, result_key, running_page
 
-from lipsep.checkpoints.folder import save_model
 from lipsep.data.synthetic.scenes import build_clip, demo_people
-from lipsep.models import create_model
 from lipsep.services.page.pieces import failure_html, player_html
 from lipsep.services.page.visitors import Visits
 
 httpx = pytest.importorskip("httpx")
 
-MAX_MB, PATIENCE_S = 3.0, 240.0
+MAX_MB = 3.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -37,70 +32,15 @@ def clip(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    """Address of a page that runs in this process, with a tiny model and small limits."""
-    pytest.importorskip("gradio", reason="needs pip install 'lipsep[web]'")
-    import uvicorn
-
-    from lipsep.services.page.app import Limits, create_app
-
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    torch.manual_seed(0)
-    save_model(create_model("dolphin_test"), folder, {"licence": "CC0", "keeps_level": True})
-    app = create_app(str(folder), "cpu", 1, 1, Limits(upload_mb=MAX_MB, duration_s=20))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
-    running.should_exit = True
-    running.force_exit = True
-    thread.join(30)
-
-
-class Visitor:
-    """A visitor without a browser: uploads and listens as the page's own script does."""
-
-    def __init__(self, address: str) -> None:
-        self.http = httpx.Client(base_url=address, timeout=PATIENCE_S)
-        self.session = uuid.uuid4().hex
-        config = self.http.get("/config").json()
-        self._function = next(d["id"] for d in config["dependencies"] if [t[1] for t in d["targets"]] == ["upload"])
-
-    def upload(self, name: str, content: bytes) -> httpx.Response:
-        return self.http.post("/gradio_api/upload", files={"files": (name, content)})
-
-    def separate(self, name: str, content: bytes, as_recorded: bool = False) -> list[str]:
-        """Everything that was shown, joined for each state of the page."""
-        (path,) = self.upload(name, content).json()
-        data = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-        order = {"data": [data, as_recorded], "fn_index": self._function, "session_hash": self.session}
-        self.http.post("/gradio_api/queue/join", json=order).raise_for_status()
-        shown: list[list] = []
-        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as events:
-            for line in events.iter_lines():
-                if not line.startswith("data: "):
-                    continue
-                event = json.loads(line[6:])
-                if event["msg"] in ("process_generating", "process_completed"):
-                    assert event["success"], event
-                    shown.append(json.dumps(event["output"].get("data")))
-                if event["msg"] == "process_completed":
-                    break
-        return shown
+def server(model_folder) -> Iterator[str]:
+    """Address of a page with a tiny model and small limits."""
+    with running_page(model_folder, upload_mb=MAX_MB, duration_s=20) as address:
+        yield address
 
 
 @pytest.fixture
 def visitor(server) -> Visitor:
     return Visitor(server)
-
-
-def result_key(shown: list[str]) -> str:
-    return next(part for text in shown for part in text.split("results/")[1:]).split("/")[0]
 
 
 # --- Without a browser -----------------------------------------------------------------------------------------------
@@ -163,7 +103,7 @@ def test_nothing_is_fetched_from_anywhere_else(visitor, server):
 
 def test_folders_of_visitors_are_private_and_go_away(tmp_path):
     visits = Visits(tmp_path, keep_s=0.2)
-    one, two = visits.begin("one"), visits.begin("two")
+    one, two = visits.begin("one", "a"), visits.begin("two", "b")
     assert one.key != two.key and len(one.key) >= 32 and one.folder.stat().st_mode & 0o077 == 0
     for visit in one, two:
         (visit.folder / "results").mkdir()
@@ -171,7 +111,7 @@ def test_folders_of_visitors_are_private_and_go_away(tmp_path):
         (visit.folder / "results" / "secret").write_bytes(b"")
     assert visits.file(one.key, "speaker_1.wav") and visits.file(one.key, "secret") is None
     assert visits.file(one.key, f"../../{two.key}/results/speaker_1.wav") is None and visits.file("..", "x") is None
-    visits.end("one")
+    visits.end("one", "a")
     assert one.stop.is_set() and not one.folder.exists() and two.folder.exists()
     time.sleep(0.3)
     visits.sweep()

@@ -1,0 +1,97 @@
+"""A web page that runs in this process, and a visitor of it without a browser."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+httpx = pytest.importorskip("httpx")
+
+PATIENCE_S = 240.0
+
+
+@contextmanager
+def listening(app: Any, **options: Any) -> Iterator[str]:
+    """The address of an application that uvicorn serves in a thread."""
+    import uvicorn
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", **options))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        time.sleep(0.05)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        running.should_exit = True
+        running.force_exit = True
+        thread.join(30)
+
+
+@contextmanager
+def running_page(model: Path, **limits: Any) -> Iterator[str]:
+    """The address of the page with this model and limits."""
+    pytest.importorskip("gradio", reason="needs pip install 'lipsep[web]'")
+    from lipsep.services.page.app import Limits, create_app
+
+    app = create_app(str(model), "cpu", 1, 1, Limits(**limits))
+    with listening(app) as address:
+        yield address
+    app.state.close()
+
+
+class Visitor:
+    """Uploads and listens as the page's own script does."""
+
+    def __init__(self, address: str) -> None:
+        self.http = httpx.Client(base_url=address, timeout=PATIENCE_S)
+        self.session = uuid.uuid4().hex
+        config = self.http.get("/config").json()
+        self.function = next(d["id"] for d in config["dependencies"] if [t[1] for t in d["targets"]] == ["upload"])
+
+    def upload(self, name: str, content: bytes) -> httpx.Response:
+        return self.http.post("/gradio_api/upload", files={"files": (name, content)})
+
+    def join(self, path: Any, as_recorded: bool = False, **more: Any) -> httpx.Response:
+        """Ask for the separation of a file by its path."""
+        data = {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
+        order = {"data": [data, as_recorded], "fn_index": self.function, "session_hash": self.session}
+        return self.http.post("/gradio_api/queue/join", json=order)
+
+    def shown(self) -> list[str]:
+        """What the page shows, joined for each of its states, until it is finished."""
+        states: list[str] = []
+        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as events:
+            for line in events.iter_lines():
+                if not line.startswith("data: "):
+                    continue
+                event = json.loads(line[6:])
+                if event["msg"] in ("process_generating", "process_completed"):
+                    assert event["success"], event
+                    states.append(json.dumps(event["output"].get("data")))
+                if event["msg"] == "process_completed":
+                    break
+        return states
+
+    def separate(self, name: str, content: bytes, as_recorded: bool = False) -> list[str]:
+        """Send a file and have it separated; what is shown meanwhile."""
+        (path,) = self.upload(name, content).json()
+        self.join(path, as_recorded, orig_name=name).raise_for_status()
+        return self.shown()
+
+
+def result_key(shown: list[str]) -> str:
+    """The address of the results in what the page shows."""
+    return next(part for text in shown for part in text.split("results/")[1:]).split("/")[0]

@@ -24,6 +24,10 @@ class WeightsError(ModelError):
     """A weight file is missing, damaged, unsafe, or belongs to another model."""
 
 
+class OptionError(LipsepError):
+    """An option that there is not, or a value that means nothing to it."""
+
+
 class OutputError(LipsepError):
     """A result cannot be written: the folder is read-only, the disk is full, or finished work would be lost."""
 

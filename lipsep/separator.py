@@ -16,18 +16,19 @@ import torch
 
 from lipsep.checkpoints.folder import fingerprint, load_model
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from lipsep.errors import FaceError, MediaError, OutputError
+from lipsep.errors import FaceError, MediaError, OptionError
 from lipsep.faces.tracks import FaceTrack, face_picture, find_faces
 from lipsep.lips.reading import extract_lips
 from lipsep.lips.recipes import lip_recipe
-from lipsep.lips.sync import AUTO, ShiftedLips, asked_offset, find_offset
+from lipsep.lips.sync import ShiftedLips, asked_offset, find_offset
 from lipsep.media.clip import ArrayClip, Clip, FileClip
 from lipsep.models import SeparationModel
 from lipsep.results.report import describe_run, finished
 from lipsep.results.run import Run
-from lipsep.results.voices import RATE_CHOICES, VIDEO_CHOICES, RecordedVoices, SeparatedVoices
+from lipsep.results.voices import RecordedVoices, SeparatedVoices
 from lipsep.results.writing import write_results
 from lipsep.separation.device import choose_device
+from lipsep.separation.options import Options
 from lipsep.separation.presence import heard
 from lipsep.separation.streaming import check_streamable, separate_stream
 from lipsep.separation.windows import Hook, separate_windows
@@ -101,19 +102,10 @@ class Separator:
         source: str | os.PathLike | BinaryIO | tuple[np.ndarray, np.ndarray],
         out_dir: str | os.PathLike | None = None,
         *,
-        speakers: int | None = None,
-        detect_every_n: int = 5,
-        face_scale: float = 1.0,
-        keep_offscreen: bool = False,
-        iterations: int | None = None,
-        rate: str = "16k",
-        video: str = "original",
-        overwrite: bool = False,
-        save_artifacts: bool = False,
-        streaming: bool = False,
-        sync: str | float = AUTO,
+        options: Options | None = None,
         hook: Hook | None = None,
         on_faces: Callable[[list[FaceTrack]], None] | None = None,
+        **named: Any,
     ) -> SeparationResult:
         """Separate one video.
 
@@ -122,60 +114,42 @@ class Separator:
                 25 fps).
             out_dir: where speaker_1.wav, speaker_1.mp4, ..., residual.wav, overview.png and report.json go, streamed
                 so that an hour needs no more memory than a minute. None: nothing is written, voices come as arrays.
-            speakers: keep only so many people, the most present. None: everyone who is visible long enough to matter.
-            detect_every_n: look for new faces in every n-th frame; in between they are tracked.
-            face_scale: enlarge the picture for the detector, 2 finds faces of half the size.
-            keep_offscreen: also hear people while they are not visible. Default: they fade out within 80 ms; only
-                absences of up to half a second, and the end of the sound after the last picture, are bridged.
-            iterations: of a model that refines its answer step by step (BIN): fewer are quicker. None: as it was made.
-            rate: voices at "16k" (Hz, mono) or as "original": at the rate and with the channels of the input,
-                see `lipsep.results.fullband`.
-            video: per-person video "original" (picture copied unchanged), "tracked" (boxes drawn in) or "none".
-            overwrite: replace finished work in `out_dir`. Without it the same job is skipped, another is refused.
-            save_artifacts: also write landmarks (.npz) and the lip pictures that the model saw (.mp4).
-            streaming: separate picture by picture, hearing the past alone (`separation.streaming`); for causal models.
-            sync: "auto" finds out how much later the sound comes than the lips, and shifts the lips where that is sure
-                (`lipsep.lips.sync`); "off" does neither; a number of ms is believed.
+            options: what is asked; `lipsep.separation.options.Options` says what there is.
             hook: called as `hook(step, completed, total)`, steps "read", "faces", "lips", "separate", "write".
             on_faces: called with everyone who was found, before their voices are separated.
+            named: fields of `Options` by name, in place of `options`: `separator("a.mp4", speakers=2)`.
 
         Raises:
             MediaError: no sound, no pictures, or a file that cannot be read.
             FaceError: nobody is visible.
-            OutputError: the folder cannot be written, or holds finished work of another job; an unknown choice.
-            ModelError: `iterations` of a model that does not iterate, or less than 1.
+            OptionError: an option that there is not, or a value that means nothing.
+            OutputError: the folder cannot be written, or holds finished work of another job.
+            ModelError: `iterations` of a model that does not iterate, or `streaming` of one that is not causal.
         """
-        if video not in VIDEO_CHOICES:
-            raise OutputError(f"video '{video}' is not a choice: use {', '.join(VIDEO_CHOICES)}")
-        if rate not in RATE_CHOICES:
-            raise OutputError(f"rate '{rate}' is not a choice: use {' or '.join(RATE_CHOICES)}")
-        asked_offset(sync)
-        if streaming:
+        if options is None:
+            options = Options.of(**named)
+        elif named:
+            raise OptionError(f"give {', '.join(named)} within `options`, or all options by name")
+        if options.streaming:
             check_streamable(self.model)
         clip: Clip = ArrayClip(*source) if isinstance(source, tuple) else FileClip(source)
         settings = {
             "model": self.model.name,
             "weights": self._fingerprint,
-            "speakers": speakers,
-            "detect_every_n": detect_every_n,
-            "face_scale": face_scale,
-            "keep_offscreen": keep_offscreen,
-            "rate": rate,
-            "video": video,
-            "save_artifacts": save_artifacts,
-            "streaming": streaming,
-            "sync": sync,
+            **options.settings(),
             "window_s": self.window_s,
             "overlap_s": self.overlap_s,
         }
-        if (number := self._iterations if iterations is None else iterations) is not None:
-            self.model.iterations = settings["iterations"] = number
-        run = Run(clip, settings, hook, on_faces)
+        number = self._iterations if options.iterations is None else options.iterations
+        settings["iterations"] = number
+        if number is not None:
+            self.model.iterations = number
+        run = Run(clip, options, settings, hook, on_faces)
         if out_dir is None:
             with tempfile.TemporaryDirectory(prefix="lipsep-") as work, writing_to(Path(work)), ExitStack() as stack:
                 found = self._separate(run, Path(work), stack)
                 report = {**describe_run(run, found, self._facts(), []), "scale": 1.0}  # arrays need no turning down
-                if rate == "original":
+                if options.rate == "original":
                     recorded = RecordedVoices(found, clip)
                     *voices, residual = np.concatenate(list(recorded.blocks()), axis=-1)
                     return SeparationResult(
@@ -186,8 +160,8 @@ class Separator:
                 return SeparationResult(found.tracks, report, voices, residual)
 
         out_dir = Path(out_dir)
-        sample_rate = clip.recorded_form()[0] if rate == "original" else SAMPLE_RATE
-        earlier = finished(out_dir, clip, settings, overwrite)
+        sample_rate = clip.recorded_form()[0] if options.rate == "original" else SAMPLE_RATE
+        earlier = finished(out_dir, clip, settings, options.overwrite)
         if earlier:
             files = [out_dir / name for name in (*earlier["files"], REPORT)]
             return SeparationResult([], earlier, files=files, skipped=True, sample_rate=sample_rate)
@@ -198,9 +172,9 @@ class Separator:
                     found,
                     clip,
                     folder,
-                    recorded=RecordedVoices(found, clip) if rate == "original" else None,
-                    video=video,
-                    save_artifacts=save_artifacts,
+                    recorded=RecordedVoices(found, clip) if options.rate == "original" else None,
+                    video=options.video,
+                    save_artifacts=options.save_artifacts,
                     progress=run.progress,
                     warn=run.warn,
                 )
@@ -212,7 +186,7 @@ class Separator:
 
     def _separate(self, run: Run, work: Path, stack: ExitStack) -> SeparatedVoices:
         """Sound, faces, lips and voices, in this order; everything long lies in files under `work`."""
-        clip, settings = run.clip, run.settings
+        clip, options = run.clip, run.options
 
         def spool() -> Spool:
             return stack.enter_context(closing(Spool(folder=work)))
@@ -231,15 +205,15 @@ class Separator:
             tracks = find_faces(
                 run.counted("faces", islice(clip.frames(), n_seen), n_seen),
                 n_frames=n_seen,
-                speakers=settings["speakers"],
-                detect_every_n=settings["detect_every_n"],
-                face_scale=settings["face_scale"],
+                speakers=options.speakers,
+                detect_every_n=options.detect_every_n,
+                face_scale=options.face_scale,
                 folder=work,
             )
             if not tracks:
                 raise FaceError(_nobody(run))
-            if settings["speakers"] and len(tracks) < settings["speakers"]:
-                run.warn(f"only {len(tracks)} of the {settings['speakers']} people asked for are visible long enough")
+            if options.speakers and len(tracks) < options.speakers:
+                run.warn(f"only {len(tracks)} of the {options.speakers} people asked for are visible long enough")
             if self.model.faces_at_once:
                 self._warn_of_places(run, len(tracks))
             for track in tracks:
@@ -252,7 +226,7 @@ class Separator:
             needs_frames = recipe.source == "pixels"
             frames = run.counted("lips", islice(clip.frames(grey=True), n_seen), n_seen) if needs_frames else ()
             lips = [stack.enter_context(each) for each in extract_lips(tracks, frames, recipe, work)]
-            run.offset = asked_offset(settings["sync"]) or find_offset(tracks, mixture.read, len(mixture))
+            run.offset = asked_offset(options.sync) or find_offset(tracks, mixture.read, len(mixture))
             if run.offset.n_frames:
                 lips = [ShiftedLips(each, run.offset.n_frames) for each in lips]
             run.warn_of_offset()
@@ -261,10 +235,10 @@ class Separator:
             needs_faces = self.model.needs_faces
             faces = [face_picture(t.thumbnail, self.model.config.face_size) for t in tracks] if needs_faces else None
             found = SeparatedVoices(tracks, lips, mixture, [spool() for _ in tracks], spool())
-            present = None if settings["keep_offscreen"] else [heard(t.present, n_frames) for t in tracks]
+            present = None if options.keep_offscreen else [heard(t.present, n_frames) for t in tracks]
             voices = (self.model, mixture.read, len(mixture), lips, present)
             common = {"device": self.device, "hook": run.progress, "warn": run.warn}
-            if settings["streaming"]:
+            if options.streaming:
                 blocks = separate_stream(*voices, **common)
             else:
                 windows = {"window_s": self.window_s, "overlap_s": self.overlap_s, "batch": self.batch}
@@ -299,7 +273,7 @@ class Separator:
 
 def _nobody(run: Run) -> str:
     seconds = run.n_looked_at / FPS
-    scale = run.settings["face_scale"]
+    scale = run.options.face_scale
     return (
         f"no face in {run.n_looked_at} frames ({seconds:.1f} s) of '{run.clip.name}': somebody must be visible for at "
         f"least a moment; if the faces are small, try --face-scale {2 * scale:g}"

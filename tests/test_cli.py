@@ -25,6 +25,7 @@ from lipsep.cli import app
 from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import FaceError
 from lipsep.media.reading import load_audio
+from lipsep.separation.options import Options
 
 runner = CliRunner()
 
@@ -157,21 +158,12 @@ def test_every_option_reaches_the_separator(recorder):
     )
     assert runner.invoke(app, ["separate", *arguments.split()]).exit_code == 0
     assert recorder.made == [("m", "cuda:0", 2, [Path("w.ckpt")])]
-    source, out, options = recorder.calls[0]
-    assert (source, out) == (Path("a.mp4"), Path("out/a")) and callable(options.pop("hook"))
-    assert options == {
-        "speakers": 3,
-        "detect_every_n": 7,
-        "face_scale": 1.5,
-        "keep_offscreen": True,
-        "iterations": 6,
-        "video": "tracked",
-        "save_artifacts": True,
-        "overwrite": True,
-        "streaming": True,
-        "rate": "original",
-        "sync": "-80",
-    }
+    source, out, called = recorder.calls[0]
+    assert (source, out) == (Path("a.mp4"), Path("out/a")) and callable(called["hook"])
+    assert called["options"] == Options(
+        speakers=3, detect_every_n=7, face_scale=1.5, keep_offscreen=True, iterations=6, video="tracked",
+        save_artifacts=True, overwrite=True, streaming=True, rate="original", sync=-80,
+    )  # fmt: skip
 
 
 def test_the_published_scripts_flags_keep_working(recorder, tmp_path):
@@ -183,9 +175,9 @@ def test_the_published_scripts_flags_keep_working(recorder, tmp_path):
     )
     assert runner.invoke(app, ["separate", *arguments.split()]).exit_code == 0
     assert recorder.made == [(str(tmp_path), "cuda:0", None, [])]
-    source, out, options = recorder.calls[0]
+    source, out, called = recorder.calls[0]
     assert (source, out) == (Path("v.mp4"), Path("out/v"))
-    assert (options["speakers"], options["detect_every_n"], options["face_scale"]) == (2, 8, 1.5)
+    assert called["options"] == Options(speakers=2, detect_every_n=8, face_scale=1.5)
     runner.invoke(app, ["separate", "--input", "v.mp4", "--cuda-device", "-1"])
     assert recorder.made[-1][1] == "cpu"
 

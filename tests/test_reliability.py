@@ -21,6 +21,7 @@ from lipsep.errors import LipsepError
 from lipsep.faces.tracks import find_faces
 from lipsep.media.reading import read_frames
 from lipsep.models import SeparationModel
+from lipsep.separation.options import Options
 from lipsep.separator import Separator
 from lipsep.services.process import WorkerProcess
 
@@ -44,7 +45,7 @@ def test_no_input_crashes_hangs_or_confuses(model_folder, talking, tmp_path):
     slowest_s, became, wrong = 0.0, Counter(), []
     for number, source in enumerate(corpus(tmp_path / "corpus", talking)):
         out = tmp_path / "out" / str(number)
-        outcome = worker.separate(source, out, {"video": "original"}, time_limit_s=TIME_LIMIT_S)
+        outcome = worker.separate(source, out, Options(video="original"), time_limit_s=TIME_LIMIT_S)
         became[outcome.kind or outcome.status] += 1
         slowest_s = max(slowest_s, outcome.seconds)
         if outcome.status == "done":
@@ -156,13 +157,13 @@ def test_without_memory_one_line_and_afterwards_it_works(model_folder, talking, 
     process = worker._process.pid
     used = int(Path(f"/proc/{process}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(process, resource.RLIMIT_AS, (used + 2**22, used + 2**22))
-    outcome = worker.separate(talking, tmp_path / "out", {"video": "none"})
+    outcome = worker.separate(talking, tmp_path / "out", Options(video="none"))
     # what the libraries make of it varies: no memory, a crash, or pictures that cannot be decoded
     assert outcome.status == "failed" and outcome.message and "\n" not in outcome.message
     assert outcome.kind != "unexpected", outcome
     assert not (tmp_path / "out" / "report.json").exists()
     worker.close()
-    assert worker.separate(talking, tmp_path / "out", {"video": "none"}).status == "done"
+    assert worker.separate(talking, tmp_path / "out", Options(video="none")).status == "done"
     worker.close()
 
 

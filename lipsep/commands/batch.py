@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import typer
 from lipsep.commands.terminal import account, complain
 from lipsep.constants import STEP_NAMES
 from lipsep.errors import OutputError
+from lipsep.separation.options import Options
 from lipsep.system.environment import Stopped
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ MAX_ROWS = 30  # of failures in the summary; the log has them all
 def separate_batch(
     tasks: Sequence[Task],
     out: Path,
-    options: Mapping[str, Any],
+    options: Options,
     *,
     model: str | None,
     device: str,

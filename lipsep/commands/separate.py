@@ -9,12 +9,14 @@ import typer
 
 from lipsep.commands.batch import separate_batch
 from lipsep.commands.export import check_runtime
-from lipsep.commands.terminal import Device, Ray, Threads, account, complain, progress
+from lipsep.commands.terminal import Device, Ray, Threads, account, complain, progress, takes_options
 from lipsep.errors import LipsepError, ModelError, OutputError
+from lipsep.separation.options import Options
 from lipsep.services.batch.inputs import find_tasks
 from lipsep.services.opening import open_separator
 
 
+@takes_options
 def separate(
     inputs: Annotated[
         list[Path] | None,
@@ -30,37 +32,7 @@ def separate(
         list[Path] | None,
         typer.Option(help="Weights that --model's authors released; once for each of their files.", show_default=False),
     ] = None,
-    speakers: Annotated[
-        int | None, typer.Option(min=1, help="Keep the N people seen most; default: everyone who matters.")
-    ] = None,
-    detect_every_n: Annotated[int, typer.Option(min=1, help="Look for new faces in every n-th frame.")] = 5,
-    face_scale: Annotated[float, typer.Option(help="2 finds faces of half the size, more slowly.")] = 1.0,
     device: Device = "auto",
-    keep_offscreen: Annotated[
-        bool, typer.Option("--keep-offscreen", help="Also hear people while they are not visible.")
-    ] = False,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="Of a model that refines its answer step by step: fewer are quicker.")
-    ] = None,
-    rate: Annotated[
-        str, typer.Option(help="Voices at 16k (mono), or original: the rate and the channels of the input.")
-    ] = "16k",
-    video: Annotated[
-        str, typer.Option(help="A video per person: none, original, or tracked (boxes drawn in).")
-    ] = "original",
-    save_artifacts: Annotated[
-        bool, typer.Option("--save-artifacts", help="Also write landmarks and the lip pictures the model saw.")
-    ] = False,
-    streaming: Annotated[
-        bool, typer.Option("--streaming", help="Piece by piece, hearing the past alone; for causal models.")
-    ] = False,
-    sync: Annotated[
-        str,
-        typer.Option(
-            help="Sound that is late or early: auto (corrected where sure), off, or by how many ms it is late."
-        ),
-    ] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished work again and replace it.")] = False,
     runtime: Annotated[
         str | None,
         typer.Option(help="torch; or onnx, with --model a file of 'lipsep export'.", show_default=False),
@@ -77,6 +49,8 @@ def separate(
     published_input: Annotated[list[Path] | None, typer.Option("--input", hidden=True)] = None,
     published_cuda_device: Annotated[int | None, typer.Option("--cuda-device", hidden=True)] = None,
     published_config: Annotated[Path | None, typer.Option("--config", hidden=True)] = None,
+    *,
+    options: Options,
 ) -> None:
     """Separate the voices of everyone who is visible in each INPUT.
 
@@ -93,19 +67,6 @@ def separate(
         device = f"cuda:{published_cuda_device}" if published_cuda_device >= 0 else "cpu"
     if published_config is not None and model is None:
         model = _model_beside(published_config)
-    options = {
-        "speakers": speakers,
-        "detect_every_n": detect_every_n,
-        "face_scale": face_scale,
-        "keep_offscreen": keep_offscreen,
-        "iterations": iterations,
-        "rate": rate,
-        "video": video,
-        "overwrite": overwrite,
-        "save_artifacts": save_artifacts,
-        "streaming": streaming,
-        "sync": sync,
-    }
     if jobs or ray or any(source.is_dir() for source in sources):
         separate_batch(
             tasks,
@@ -126,7 +87,7 @@ def separate(
     for source, folder in ((task.source, task.out) for task in tasks):
         try:
             with progress(source.name) as hook:
-                result = separator(source, folder, **options, hook=hook)
+                result = separator(source, folder, options=options, hook=hook)
         except LipsepError as error:
             if len(sources) == 1:
                 raise

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
 
 from lipsep.constants import STEP_NAMES
+from lipsep.separation.options import Options, variable
 from lipsep.system.environment import Stopped
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps; auto is CUDA where there is one.")]
@@ -19,6 +22,30 @@ Ray = Annotated[
     str | None,
     typer.Option(help="Share the work out by Ray: local (all cores or GPUs of this machine), or a cluster's address."),
 ]
+
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option (and environment variable) for each field of `Options`; it gets them as `options`."""
+    hints, own = get_type_hints(command, include_extras=True), inspect.signature(command).parameters.values()
+    parameters = [each.replace(annotation=hints[each.name]) for each in own if each.name != "options"]
+    for name, field in Options.model_fields.items():
+        kind = str if get_origin(field.annotation) is Literal or name == "sync" else field.annotation
+        flag = f"--{name.replace('_', '-')}"
+        least = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
+        told = typer.Option(flag, min=least, envvar=variable(name), help=field.description, show_envvar=False)
+        annotation = Annotated[kind, told]
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+        )
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        asked = {name: given.pop(name) for name in Options.model_fields}
+        command(**given, options=Options.of(**asked))
+
+    with_options.__signature__ = inspect.Signature(parameters)  # what typer reads
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
 
 
 def complain(message: str) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from lipsep.constants import FPS, SAMPLE_RATE
-from lipsep.errors import OutputError
 from lipsep.lips.pictures import Lips
 from lipsep.lips.shape import normalise_mouth
 
@@ -35,7 +34,6 @@ _BANDS_HZ = ((300, 1000), (1000, 2500), (2500, 5000))  # louder with open lips
 _PIECE = 300 * FPS  # frames of lips at a time
 _BLOCK = 1000  # points of the envelope at a time
 
-AUTO, OFF = "auto", "off"
 Read = Callable[[int, int], np.ndarray]  # read(start, stop) -> float32 (n,)
 
 
@@ -61,21 +59,11 @@ class Offset:
         return self.corrected_ms * FPS // 1000
 
 
-def asked_offset(sync: str | float) -> Offset | None:
-    """What "off" or a number of milliseconds means; None: it is to be found out.
-
-    Raises:
-        OutputError: neither of these.
-    """
-    if sync == AUTO:
+def asked_offset(sync: float | Literal["auto", "off"]) -> Offset | None:
+    """What "off" or a number of milliseconds means; None for "auto": it is to be found out."""
+    if sync == "auto":
         return None
-    try:
-        offset_ms = 0.0 if sync == OFF else float(sync)
-        return Offset(corrected_ms=_whole_frames(offset_ms))
-    except (ValueError, OverflowError):
-        raise OutputError(
-            f"sync '{sync}' is not a choice: use auto, off, or milliseconds, 120 for sound that comes 120 ms late"
-        ) from None
+    return Offset(corrected_ms=_whole_frames(0.0 if sync == "off" else sync))
 
 
 def find_offset(tracks: Sequence[FaceTrack], read: Read, n_samples: int) -> Offset:

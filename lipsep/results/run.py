@@ -11,6 +11,7 @@ from typing import Any
 from lipsep.faces.tracks import FaceTrack
 from lipsep.lips.sync import CONFIDENT, CORRECT_MS, Offset
 from lipsep.media.clip import Clip
+from lipsep.separation.options import Options
 from lipsep.separation.windows import Hook
 
 
@@ -20,11 +21,13 @@ class Run:
     def __init__(
         self,
         clip: Clip,
+        options: Options,
         settings: dict[str, Any],
         hook: Hook | None,
         on_faces: Callable[[list[FaceTrack]], None] | None,
     ) -> None:
-        self.clip, self.settings, self._hook, self.on_faces = clip, settings, hook, on_faces
+        self.clip, self.options, self.settings = clip, options, settings
+        self._hook, self.on_faces = hook, on_faces
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
         self.n_looked_at = 0  # frames

@@ -13,8 +13,6 @@ from lipsep.media.clip import Clip
 from lipsep.results.fullband import full_band
 from lipsep.system.spool import Spool
 
-RATE_CHOICES = ("16k", "original")
-VIDEO_CHOICES = ("none", "original", "tracked")
 LOUDEST = 1 - 2**-15  # the highest sample that 16 bits can hold
 
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lipsep.errors
 from lipsep.errors import LipsepError
+from lipsep.separation.options import Options
 
 Progress = Callable[[str, int, "int | None"], None]
 OnFaces = Callable[[list[dict[str, Any]]], None]
@@ -89,7 +90,7 @@ class WorkerProcess:
         self,
         source: Path,
         out: Path,
-        options: Mapping[str, Any],
+        options: Options,
         *,
         progress: Progress | None = None,
         on_faces: OnFaces | None = None,
@@ -102,7 +103,6 @@ class WorkerProcess:
         """One file, like `Separator.__call__`; returns what became of it, whatever that is.
 
         Args:
-            options: keyword arguments of `Separator.__call__`.
             on_faces: called with a dict of "person", "png" (base64) and "presence" for everyone who was found.
             stop: when set, the work is stopped and tidied up.
             time_limit_s: for the separation, without the start of the process.
@@ -117,7 +117,12 @@ class WorkerProcess:
         if stop is not None and stop.is_set():
             return Outcome("stopped", 0.0)
         start_s = time.monotonic()
-        order = {"source": str(source), "out": str(out), "options": dict(options), "max_duration_s": max_duration_s}
+        order = {
+            "source": str(source),
+            "out": str(out),
+            "options": options.model_dump(),
+            "max_duration_s": max_duration_s,
+        }
         self._send({**order, "original": str(original) if original else None})
         opened_by_s = start_s + opening_limit_s if opening_limit_s else None
         ended_by_s = start_s + time_limit_s if time_limit_s else None

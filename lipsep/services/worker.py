@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import signal
 
+from lipsep.separation.options import Options
+
 if __name__ == "__main__":  # before anything slow: Ctrl-C in a terminal reaches this process too, and is not for it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -70,7 +72,7 @@ def main() -> None:
                 result = separator(
                     order["source"],
                     order["out"],
-                    **order["options"],
+                    options=Options.of(**order["options"]),
                     hook=_teller(tell),
                     on_faces=lambda tracks: tell("faces", people=[_portrait(track) for track in tracks]),
                 )

@@ -13,7 +13,7 @@ from clips import make_clip
 from scipy.signal import butter, resample_poly, sosfiltfilt
 
 import lipsep.separator
-from lipsep.errors import OutputError
+from lipsep.errors import OptionError
 from lipsep.faces.tracks import FaceTrack
 from lipsep.losses import si_snr
 from lipsep.media.reading import load_audio
@@ -168,5 +168,5 @@ def soundfile_of(path) -> np.ndarray:
 
 
 def test_another_rate_is_refused_with_the_choices(tmp_path):
-    with pytest.raises(OutputError, match="16k or original"):
+    with pytest.raises(OptionError, match="'16k' or 'original'"):
         Separator(Share(), "cpu")(tmp_path / "a.mp4", rate="48000")

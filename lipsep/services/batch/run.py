@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lipsep.separation.options import Options
 from lipsep.services.batch.inputs import Task
 from lipsep.services.process import Outcome, WorkerProcess
 from lipsep.system.cluster import on_ray
@@ -24,7 +25,7 @@ Progress = Callable[[int, Task, str, int, "int | None"], None]
 
 def run_tasks(
     tasks: Sequence[Task],
-    options: Mapping[str, Any],
+    options: Options,
     *,
     model: str | None = None,
     device: str = "auto",
@@ -37,7 +38,7 @@ def run_tasks(
     """Separate every file; outcomes come as they are ready, in any order. What goes wrong with one file stays with it.
 
     Args:
-        options: keyword arguments of `Separator.__call__`, for all files.
+        options: for all files.
         model, device, threads, weights: of each process, see `lipsep.services.opening.open_separator`.
         n_jobs: processes.
         time_limit_s: for one file.
@@ -113,15 +114,13 @@ def run_tasks_on_ray(
     settings = {"model": model, "device": device, "threads": threads or 1}
     settings["weights"] = [str(Path(path).absolute()) for path in weights]
     asked = {Task(task.source.absolute(), task.out.absolute()): task for task in tasks}
-    make_work = partial(_separating, settings, dict(options), time_limit_s)
+    make_work = partial(_separating, settings, options, time_limit_s)
     gpus = device.startswith(("auto", "cuda"))
     for task, outcome in on_ray(address, list(asked), make_work, n_actors=n_jobs, threads=threads or 1, gpus=gpus):
         yield asked[task], outcome
 
 
-def _separating(
-    settings: Mapping[str, Any], options: Mapping[str, Any], time_limit_s: float | None
-) -> Callable[[Task], Outcome]:
+def _separating(settings: Mapping[str, Any], options: Options, time_limit_s: float | None) -> Callable[[Task], Outcome]:
     worker = WorkerProcess(**settings)
 
     def separate(task: Task) -> Outcome:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
-from lipsep.errors import OutputError
+from lipsep.errors import OptionError, OutputError
+from lipsep.separation.options import Options
 from lipsep.services.gate import FORM_BYTES, LOCAL_NAMES, Gate, HostNames
 from lipsep.services.http.runner import UPLOAD, Runner, result_path
 from lipsep.services.http.store import DONE, FAILED, RUNNING, WAITING, JobStore, new_id
@@ -92,7 +94,7 @@ def create_app(
     Raises:
         ModelError: the model cannot be loaded. OutputError: `data` or the database cannot be used.
     """
-    store = JobStore(data, database)
+    store, asked_options = JobStore(data, database), _options_form()
     memory = {"memory_bytes": memory_for_each(n_jobs), "grace_s": SHORT_GRACE_S}
     workers = [WorkerProcess(model, device, threads, **memory) for _ in range(n_jobs)]
     runner = Runner(store, workers, limits.duration_s, limits.time_limit_s, limits.keep_s)
@@ -161,10 +163,7 @@ def create_app(
     def submit(
         request: Request,
         file: Annotated[UploadFile, File(description="a video with sound")],
-        speakers: Annotated[int, Form(ge=0, le=100, description="keep so many people; 0: all who matter")] = 0,
-        keep_offscreen: Annotated[bool, Form(description="also hear people while they are not visible")] = False,
-        video: Annotated[Literal["none", "original", "tracked"], Form(description="a video per person")] = "original",
-        rate: Annotated[Literal["16k", "original"], Form(description="voices at 16 kHz, or as recorded")] = "16k",
+        options: Options = Depends(asked_options),  # noqa: B008  (a local name, so no annotation can hold it)
     ) -> Job:
         """Submit a video; it is separated when its turn comes."""
         if store.counts()[WAITING] >= limits.n_waiting:
@@ -179,8 +178,7 @@ def create_app(
         except OutputError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise HTTPException(507, "the server cannot store files at present: come back later") from error
-        options = {"speakers": speakers or None, "keep_offscreen": keep_offscreen, "video": video, "rate": rate}
-        job = store.add(name, options, job_id)
+        job = store.add(name, options.model_dump(exclude={"overwrite"}), job_id)
         senders[job_id] = request.client.host if request.client else ""
         runner.announce()
         return shown(job)
@@ -222,3 +220,24 @@ def create_app(
         return "\n".join(lines) + "\n"
 
     return app
+
+
+def _options_form() -> Callable[..., Options]:
+    """What takes a job's options from the fields of its form; not given: the server's LIPSEP_* variables, if any."""
+    defaults, parameters = Options.from_environment(), []
+    for name, field in Options.model_fields.items():
+        if name != "overwrite":  # a job's results are new
+            annotation = Annotated[(field.annotation, *field.metadata, Form(description=field.description))]
+            default = getattr(defaults, name)
+            parameters.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            )
+
+    def asked_options(**given: Any) -> Options:
+        try:
+            return Options.of(**given)
+        except OptionError as error:
+            raise HTTPException(422, str(error)) from error
+
+    asked_options.__signature__ = inspect.Signature(parameters)  # what FastAPI reads
+    return asked_options

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lipsep.separation.options import Options
 from lipsep.services.http.store import DONE, FAILED, JobStore
 from lipsep.services.process import OPENING_LIMIT_S, WorkerProcess
 
@@ -95,7 +96,7 @@ class Runner:
         outcome = worker.separate(
             source,
             folder / RESULTS,
-            {**job["options"], "overwrite": True},
+            Options.of(**job["options"], overwrite=True),
             progress=progress,
             stop=stop,
             time_limit_s=self._time_limit_s,

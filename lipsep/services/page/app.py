@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lipsep.separation.options import Options
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import fastapi
@@ -239,7 +241,7 @@ def _separate(
     outcome = worker.separate(
         source,
         results,
-        {"rate": rate},
+        Options.from_environment(rate=rate),
         progress=lambda *step: changed.put({"progress": progress_html(*step)}),
         on_faces=lambda people: changed.put({"people": people_html(people)}),
         stop=visit.stop,

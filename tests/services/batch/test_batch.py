@@ -16,6 +16,7 @@ from clips import make_clip
 
 from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import MediaError, OutputError, WeightsError, plain_reason
+from lipsep.separation.options import Options
 from lipsep.services import process
 from lipsep.services.batch import run
 from lipsep.services.batch.inputs import Task, find_tasks
@@ -115,10 +116,10 @@ class Broken(WorkerProcess):
 )
 def test_crashes_and_hangs_are_told_in_one_line(monkeypatch, tmp_path, body, limit_s, kind, said):
     worker = Broken(monkeypatch, body)
-    outcome = worker.separate(Path("bad.mp4"), tmp_path, {}, time_limit_s=limit_s)
+    outcome = worker.separate(Path("bad.mp4"), tmp_path, Options(), time_limit_s=limit_s)
     assert (outcome.status, outcome.kind) == ("failed", kind)
     assert said in outcome.message and "bad.mp4" in outcome.message and "\n" not in outcome.message
-    again = worker.separate(Path("bad.mp4"), tmp_path, {}, time_limit_s=limit_s)  # a new process is started
+    again = worker.separate(Path("bad.mp4"), tmp_path, Options(), time_limit_s=limit_s)  # a new process is started
     assert again.kind == kind
     worker.close()
 

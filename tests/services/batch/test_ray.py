@@ -13,6 +13,7 @@ import pytest
 from lipsep.data.corpora.shards import load_shards, prepare_shards
 from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import ModelError, WeightsError
+from lipsep.separation.options import Options
 from lipsep.services.batch.inputs import Task, find_tasks
 from lipsep.services.batch.run import run_tasks_on_ray
 from lipsep.system.cluster import on_ray
@@ -83,7 +84,7 @@ def test_a_killed_process_costs_no_file_and_doubles_none(clip, model_folder, tmp
         (source / f"{k}.mp4").write_bytes(clip)
     (source / "bad.mp4").write_bytes(clip[:1500])
     tasks = find_tasks([source], out)
-    options = {"video": "none"}
+    options = Options(video="none")
     killer = kill_an_actor_when(lambda: any(out.glob(f"*/{STAGING_PREFIX}*/results")))
     outcomes = list(run_tasks_on_ray("local", tasks, options, model=str(model_folder), device="cpu"))
     killer.join()

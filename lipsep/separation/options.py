@@ -1,0 +1,103 @@
+"""What is asked of the separation of one file: the same in Python, on the command line, on the page and over HTTP."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lipsep.errors import OptionError
+
+MOST_MS = 60_000.0  # that sound is asked to be shifted by
+
+
+class Options(BaseModel):
+    """What is asked of the separation of one file.
+
+    Each field is an option of `lipsep separate` under its own name (`--face-scale`), a field of the form that
+    `lipsep serve` takes, and an environment variable (`LIPSEP_FACE_SCALE=2`) for all that starts from a shell. The
+    sentence beside a field is what its users read there.
+
+        Separator()("interview.mp4", options=Options(speakers=2, rate="original"))
+        Separator()("interview.mp4", speakers=2, rate="original")    # the same
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    speakers: int | None = Field(
+        None, ge=0, le=100, description="Keep the N people seen most; 0 or not given: everyone who matters."
+    )
+    detect_every_n: int = Field(5, ge=1, le=1000, description="Look for new faces in every n-th frame.")
+    face_scale: float = Field(1.0, gt=0, le=16, description="2 finds faces of half the size, more slowly.")
+    keep_offscreen: bool = Field(False, description="Also hear people while they are not visible.")
+    iterations: int | None = Field(
+        None, ge=1, le=100, description="Of a model that refines its answer step by step: fewer are quicker."
+    )
+    rate: Literal["16k", "original"] = Field(
+        "16k", description="Voices at 16k (mono), or original: the rate and the channels of the input."
+    )
+    video: Literal["none", "original", "tracked"] = Field(
+        "original", description="A video per person: none, original, or tracked (boxes drawn in)."
+    )
+    save_artifacts: bool = Field(False, description="Also write landmarks and the lip pictures the model saw.")
+    streaming: bool = Field(False, description="Piece by piece, hearing the past alone; for causal models.")
+    sync: float | Literal["auto", "off"] = Field(
+        "auto",
+        description="Late or early sound: auto (corrected where sure), off, or by how many ms it is late.",
+    )
+    overwrite: bool = Field(False, description="Do finished work again and replace it.")
+
+    @field_validator("speakers")
+    @classmethod
+    def _everyone(cls, speakers: int | None) -> int | None:
+        return speakers or None
+
+    @field_validator("sync", mode="before")
+    @classmethod
+    def _auto_off_or_ms(cls, sync: object) -> object:
+        if sync in ("auto", "off"):
+            return sync
+        with suppress(TypeError, ValueError):
+            if abs(float(sync)) < MOST_MS:  # type: ignore[arg-type]
+                return float(sync)  # type: ignore[arg-type]
+        raise ValueError("use auto, off, or milliseconds, 120 for sound that comes 120 ms late")
+
+    @classmethod
+    def of(cls, **values: Any) -> Options:
+        """The options that `values` name, the others as they are by default.
+
+        Raises:
+            OptionError: a name or a value that means nothing, in one line.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, found = first["loc"][0], first["input"]
+            if first["type"] == "extra_forbidden":
+                raise OptionError(f"there is no option '{name}': there are {', '.join(cls.model_fields)}") from None
+            if first["type"] == "literal_error":
+                raise OptionError(f"{name} '{found}' is not a choice: use {first['ctx']['expected']}") from None
+            reason = first["msg"].removeprefix("Value error, ")
+            raise OptionError(f"{name} '{found}' is not a choice: {reason[0].lower()}{reason[1:]}") from None
+
+    @classmethod
+    def from_environment(cls, **values: Any) -> Options:
+        """The options that `values` name, others from LIPSEP_* variables where these are set.
+
+        Raises:
+            OptionError: see `of`.
+        """
+        told = {name: os.environ[variable(name)] for name in cls.model_fields if variable(name) in os.environ}
+        return cls.of(**told | values)
+
+    def settings(self) -> dict[str, Any]:
+        """What makes the result another one, for the report: all but whether an earlier result may be replaced."""
+        return self.model_dump(exclude={"overwrite"})
+
+
+def variable(name: str) -> str:
+    """The environment variable of an option: `face_scale` -> `LIPSEP_FACE_SCALE`."""
+    return f"LIPSEP_{name.upper()}"

@@ -13,6 +13,7 @@ from lipsep.models import (  # noqa: F401  (registers its models)
     rtfsnet,
     swiftnet,
     visualvoice,
+    voices_first,
 )
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import create_model, list_models, model_config, register_model

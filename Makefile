@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TESTED := train,eval,web,serve,postgres,onnx,dev
 
-.PHONY: demo test test-fast test-ray train-toy lint bench results clean
+.PHONY: demo test test-fast test-lowest test-newest test-ray train-toy lint bench results clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lipsep demo
@@ -13,6 +14,16 @@ test: $(VENV)/.installed
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow"
+
+# the fast tests with the lowest versions that pyproject.toml declares, and with the newest that there are; torch stays as pinned
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-lowest test-newest:
+	$(PYTHON) -m venv $(VENV)-$@
+	$(VENV)-$@/bin/python -m pip install --quiet uv "$$(grep '^torch==' constraints.txt)"
+	$(VENV)-$@/bin/uv pip install --quiet --python $(VENV)-$@/bin/python --resolution $(RESOLUTION) \
+		"$$(grep '^torch==' constraints.txt)" --editable '.[$(TESTED)]'
+	$(VENV)-$@/bin/python -m pytest -m "not slow"
 
 # Ray takes 410 MB, therefore it is not part of `make test`
 test-ray: $(VENV)/.installed
@@ -40,9 +51,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-# what training, scoring and testing need besides; pesq is compiled
+# what training, scoring and testing need besides; pesq, of the extra `eval`, is compiled
 $(VENV)/.installed: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,web,serve,postgres,onnx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(TESTED)]'
 	touch $@
 
 clean:

@@ -20,7 +20,7 @@ from lipsep.commands.profile import profile
 from lipsep.commands.separate import separate
 from lipsep.commands.serve import serve
 from lipsep.commands.terminal import complain
-from lipsep.commands.train import pretrain, train
+from lipsep.commands.train import pretrain, recipes, train
 from lipsep.commands.web import web
 from lipsep.errors import plain_reason
 from lipsep.system.environment import Stopped
@@ -68,6 +68,7 @@ app.add_typer(plot, name="plot")
 app.command()(prepare)
 app.command()(mixtures)
 app.command()(pretrain)
+app.command()(recipes)
 app.command()(demo)
 
 

@@ -1,7 +1,9 @@
 """Errors for people: each message says what was found, what was needed and what to do next, in one line."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, requires
 
 
 class LipsepError(Exception):
@@ -55,4 +57,16 @@ def needs_extra(what: str, extra: str = "train") -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("lipsep"):
             raise
-        raise ModelError(f"{what} needs the package '{error.name}': run  pip install 'lipsep[{extra}]'") from error
+        raise ModelError(f"{what} needs the package '{error.name}': run  {install_line(extra)}") from error
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an optional part of lipsep, package by package, so that it works wherever lipsep itself
+    came from: an index, a repository or a wheel."""
+    try:
+        declared = requires("lipsep") or []
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        declared = []
+    own = (line.partition(";") for line in declared)
+    names = [f"'{name.strip()}'" for name, _, marker in own if re.search(rf"extra == ['\"]{extra}['\"]", marker)]
+    return f"pip install {' '.join(names)}" if names else f"pip install '.[{extra}]'  in the folder of lipsep's source"

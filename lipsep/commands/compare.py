@@ -27,7 +27,7 @@ def compare(
     A star marks a difference with p < 0.05 (Wilcoxon signed-rank test over mixtures); in brackets its 95 % bootstrap
     interval. The table is Markdown.
     """
-    with needs_extra("comparing"):
+    with needs_extra("comparing", "eval"):
         from lipsep.evaluation.compare import compare as run_comparison
     if len(evaluations) < 2:
         raise typer.BadParameter("name two evaluations or more", param_hint="A B ...")

@@ -46,7 +46,7 @@ def evaluate(
     if estimates is not None and sweep:
         raise MediaError("--sweep changes the mixtures, which finished --estimates cannot follow: use one of the two")
     separator = None if estimates is not None else open_separator(model, device, threads)
-    with needs_extra("evaluation"):
+    with needs_extra("evaluation", "eval"):
         from lipsep.evaluation.cases import Estimates
         from lipsep.evaluation.evaluate import Protocol
         from lipsep.evaluation.evaluate import evaluate as run_evaluation

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lipsep.commands.terminal import complain, progress
-from lipsep.errors import LipsepError, OutputError, needs_extra
+from lipsep.errors import LipsepError, OutputError
 
 
 def profile(
@@ -35,11 +35,11 @@ def profile(
     MACs are those executed; beside them stands what the programs counted that the papers used. Each model is measured
     in a process of its own. The figure sets the published quality against the cost counted here.
     """
-    with needs_extra("profiling"):
-        from lipsep.models import list_models
-        from lipsep.profiling.measuring import Setup
-        from lipsep.profiling.table import as_csv, as_markdown, as_text
-        from lipsep.profiling.table import profile as profile_one
+    from lipsep.models import list_models
+    from lipsep.profiling.measuring import Setup
+    from lipsep.profiling.table import as_csv, as_markdown, as_text
+    from lipsep.profiling.table import profile as profile_one
+
     names = [name for name in list_models() if not name.endswith("_test")] if all_models else list(models or [])
     if not names:
         raise typer.BadParameter("name at least one model, or --all", param_hint="MODEL")

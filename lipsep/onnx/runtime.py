@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from lipsep.errors import ModelError, WeightsError
+from lipsep.errors import ModelError, WeightsError, install_line
 from lipsep.models.base import SeparationModel
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def open_session(content: bytes, name: str) -> onnxruntime.InferenceSession:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise ModelError(f"running '{name}' needs onnxruntime: run  pip install 'lipsep[onnx]'") from error
+        raise ModelError(f"running '{name}' needs onnxruntime: run  {install_line('onnx')}") from error
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1

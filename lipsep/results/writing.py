@@ -37,7 +37,8 @@ def write_results(
     """Voices, residual, picture, videos and artifacts into `folder.results`; progress counts the files.
 
     The sound is that of `recorded` where given, else 16 kHz mono.
-    Pictures that no container takes are warned about and left out: the voices, the point of it all, are kept.
+    Pictures that cannot be drawn, or that no container takes, are warned about and left out: the voices, the point of
+    it all, are kept.
     """
     results, names = folder.results, [f"speaker_{track.person}" for track in found.tracks]
     jobs: list[Callable[[], object]] = []
@@ -48,7 +49,7 @@ def write_results(
     else:
         for path, voice in zip(wavs, [*found.voices, found.residual], strict=True):
             jobs.append(partial(_write_wav, path, voice, found.scale))
-    jobs.append(partial(draw_overview, results / "overview.png", clip.name, found))
+    jobs.append(partial(_draw_overview, results / "overview.png", clip.name, found, warn))
     if video != "none":
         jobs.append(partial(_write_videos, found, clip, folder, video == "tracked", warn))
     if save_artifacts:
@@ -73,6 +74,14 @@ def _write_recorded(paths: list[Path], recorded: RecordedVoices, scale: float) -
         for block in recorded.blocks():
             for wav, signal in zip(wavs, block, strict=True):
                 wav.write(signal * np.float32(scale))
+
+
+def _draw_overview(path: Path, title: str, found: SeparatedVoices, warn: Callable[[str], None]) -> None:
+    try:
+        draw_overview(path, title, found)
+    except Exception as error:  # a drawing library may raise anything; the voices beside it are good
+        path.unlink(missing_ok=True)
+        warn(f"no {path.name}: drawing it failed ({type(error).__name__}: {error})")
 
 
 def _write_videos(

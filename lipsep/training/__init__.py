@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def train(recipe_path: str | Path, *, resume: bool = True) -> Path:
+def train(
+    recipe: str | Path, *, overrides: Sequence[str] = (), trial_steps: int | None = None, resume: bool = True
+) -> Path:
     """Run a recipe to its end and return the folder of the exported model (hub layout).
 
     A run that was cut off goes on from its last checkpoint unless `resume` is False.
+
+    Args:
+        recipe: a file, or the name of a packaged recipe ("laptop/dolphin_laptop").
+        overrides: what differs from the recipe, as in "training.learning_rate=3e-4".
+        trial_steps: try the recipe out: one epoch of so many steps, validated on a few mixtures, always begun anew, in
+            the folder `trial` of the run's own.
 
     Raises:
         ModelError: the recipe is unreadable or names what does not exist.
@@ -16,10 +25,10 @@ def train(recipe_path: str | Path, *, resume: bool = True) -> Path:
     """
     from lipsep.training.run import run_recipe
 
-    return run_recipe(Path(recipe_path), resume=resume)
+    return run_recipe(Path(recipe), overrides, trial_steps, resume)
 
 
-def pretrain(recipe_path: str | Path, *, resume: bool = True) -> Path:
+def pretrain(recipe: str | Path, *, overrides: Sequence[str] = (), resume: bool = True) -> Path:
     """Teach the model's lips by the recipe's part `lip_reading` (to hear), `lip_pictures` (to give pictures back) or
     `lip_coder` (DP-LipCoder: both at once).
 
@@ -33,8 +42,8 @@ def pretrain(recipe_path: str | Path, *, resume: bool = True) -> Path:
     from lipsep.training.pretraining.reading import pretrain_lips
     from lipsep.training.recipe import load_recipe
 
-    path = Path(recipe_path)
-    recipe = load_recipe(path)
-    if recipe.lip_coder is not None:
-        return pretrain_coder(path, resume=resume)
-    return (pretrain_lips if recipe.lip_pictures is None else pretrain_pictures)(path, resume=resume)
+    path = Path(recipe)
+    settings = load_recipe(path, overrides)
+    if settings.lip_coder is not None:
+        return pretrain_coder(path, overrides, resume)
+    return (pretrain_lips if settings.lip_pictures is None else pretrain_pictures)(path, overrides, resume)

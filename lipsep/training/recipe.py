@@ -1,10 +1,13 @@
 """Recipes: what a training run is made of, as YAML checked before anything starts.
 
-A recipe may name another in `extends`; it then says only what differs. Paths are relative to the recipe's folder.
+A recipe may name another in `extends`; it then says only what differs. Paths are relative to the recipe's folder, or
+to the current one where they are given on the command line.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +16,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from lipsep.data.settings import DataPart, Strict
 from lipsep.errors import ModelError
+from lipsep.training.packaged import locate
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which 3e-4 is a number, as in YAML 1.2; PyYAML follows 1.1 and asks for 3.0e-4."""
+
+
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 class ModelPart(Strict):
@@ -141,13 +152,19 @@ class Recipe(Strict):
         return self
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read, merge `extends`, check, and make paths absolute.
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, merge `extends`, then `overrides`, check, and make paths absolute.
+
+    Args:
+        path: a file, or the name of a packaged recipe (`lipsep.training.packaged`).
+        overrides: `KEY=VALUE` with dots in the key and YAML in the value, as in "training.learning_rate=3e-4".
 
     Raises:
         ModelError: unreadable file, unknown or missing key, wrong type; the message names the key.
     """
-    merged = _read(path)
+    merged = _read(*locate(path))
+    for override in overrides:
+        merged = _merge(merged, _parse(override))
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
@@ -158,26 +175,46 @@ def load_recipe(path: Path) -> Recipe:
     return recipe.model_copy(update={"output": Path(str(recipe.output).replace("{model}", recipe.model.name))})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(file: Path, place: Path) -> dict[str, Any]:
+    """The settings in `file`, whose paths are meant from where `place` lies."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.load(file.read_text(encoding="utf-8"), _Yaml)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
-        raise ModelError(f"recipe {path} cannot be read: {reason}") from None
+        raise ModelError(f"recipe {file} cannot be read: {reason}") from None
     if not isinstance(content, dict):
-        raise ModelError(f"recipe {path} holds no settings; see recipes/ for examples")
+        raise ModelError(f"recipe {file} holds no settings; see recipes/ for examples")
     base = content.pop("extends", None)
-    _resolve_paths(content, path.parent)
-    return _merge(_read(path.parent / base), content) if base else content
+    _resolve_paths(content, place.parent)
+    return _merge(_read(file.parent / base, place.parent / base), content) if base else content
+
+
+def _parse(override: str) -> dict[str, Any]:
+    """`a.b=1` -> {"a": {"b": 1}}, paths made absolute.
+
+    Raises:
+        ModelError: no `=`, an empty key, or a value that is not YAML.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ModelError(f"'{override}' is no KEY=VALUE: write for example training.learning_rate=3e-4")
+    try:
+        value = yaml.load(text, _Yaml)
+    except yaml.YAMLError as error:
+        raise ModelError(f"'{override}': the value is not YAML: {str(error).splitlines()[0]}") from None
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    _resolve_paths(value, Path.cwd())
+    return value
 
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
-    data = content.get("data", {})
-    pretraining = [content.get(part) or {} for part in ("lip_reading", "lip_pictures", "lip_coder")]
+    pretraining = [_part(content, name) for name in ("lip_reading", "lip_pictures", "lip_coder")]
     with_output = [(part, ("output",)) for part in (content, *pretraining)]
-    teachers = [(part.get("teacher") or {}, ("weights", "targets")) for part in pretraining]
-    parts = [(data, ("published", "filmed", "unfilmed", "noises", "prepared")), *with_output, *teachers]
-    model = content.get("model", {})
+    teachers = [(_part(part, "teacher"), ("weights", "targets")) for part in pretraining]
+    corpora = (_part(content, "data"), ("published", "filmed", "unfilmed", "noises", "prepared"))
+    parts = [corpora, *with_output, *teachers]
+    model = _part(content, "model")
     for key in ("initial_weights", "initial_separator"):
         if str(model.get(key, "")).startswith("."):
             model[key] = str((folder / model[key]).resolve())
@@ -185,6 +222,12 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
         for key in keys:
             if isinstance(part.get(key), str):
                 part[key] = (folder / part[key]).resolve()
+
+
+def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a recipe that has not been checked yet; what is no part is left to the check."""
+    part = content.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

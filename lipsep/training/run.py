@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
@@ -23,10 +24,14 @@ from lipsep.training.feed import Feed
 from lipsep.training.recipe import LoopPart, Recipe, TrainingPart, load_recipe
 from lipsep.training.separation import SeparationTraining
 
+TRIAL_MIXTURES = 8  # that a trial is validated on, at most
 
-def run_recipe(path: Path, resume: bool) -> Path:
+
+def run_recipe(path: Path, overrides: Sequence[str], trial_steps: int | None, resume: bool) -> Path:
     """Train what the recipe says; see `lipsep.training.train`."""
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, overrides)
+    if trial_steps is not None:
+        recipe, resume = _trial(recipe, trial_steps), False
     settings = recipe.training
     lightning.seed_everything(settings.seed, verbose=False)
     model = create_model(recipe.model.name, **recipe.model.overrides)
@@ -70,6 +75,18 @@ def run_recipe(path: Path, resume: bool) -> Path:
     if required is not None and not scores["val_si_snri"] >= required:
         raise ModelError(f"trained '{folder}' to {scores['val_si_snri']} dB SI-SNRi; its recipe requires {required} dB")
     return folder
+
+
+def _trial(recipe: Recipe, steps: int) -> Recipe:
+    """One short epoch of it, in a folder of its own, of which nothing is required."""
+    settings = recipe.training
+    short = {
+        "steps_per_epoch": steps,
+        "epochs": 1,
+        "validation_mixtures": min(settings.validation_mixtures, TRIAL_MIXTURES),
+        "required_si_snri_db": None,
+    }
+    return recipe.model_copy(update={"training": settings.model_copy(update=short), "output": recipe.output / "trial"})
 
 
 def _check_pretrained(recipe: Recipe, path: Path) -> None:

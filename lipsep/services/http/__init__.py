@@ -1,1 +1,1 @@
-"""Separation over HTTP: submit, poll, fetch, cancel. Needs `pip install 'lipsep[serve]'`."""
+"""Separation over HTTP: submit, poll, fetch, cancel. Needs the extra `serve`."""

@@ -1,1 +1,1 @@
-"""The web page: a video is dropped, faces appear, voices are heard one at a time. Needs `pip install 'lipsep[web]'`."""
+"""The web page: a video is dropped, faces appear, voices are heard one at a time. Needs the extra `web`."""

@@ -8,6 +8,7 @@ training of the encoder; the linear layer, whose existence the different sizes d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,9 @@ def perplexity(counts: Tensor) -> Tensor:
     return torch.special.entr(share).sum().exp()
 
 
-def pretrain_coder(path: Path, resume: bool) -> Path:
+def pretrain_coder(path: Path, overrides: Sequence[str], resume: bool) -> Path:
     """Run a recipe's `lip_coder` part; return the folder of the model whose video encoder has learned."""
-    run = Pretraining.open(path, "lip_coder")
+    run = Pretraining.open(path, "lip_coder", overrides)
     settings, encoder = run.settings, run.encoder(DPLipCoder, "a DP-LipCoder")
     feed, teacher = watched_feed(run.recipe, settings, lip_recipe(run.model.lip_recipe))
     module = LipCoding(encoder, teacher, settings)

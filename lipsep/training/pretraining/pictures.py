@@ -7,7 +7,7 @@ stays in the model. What it makes of one held-out clip is written beside it, for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,9 @@ class LipPictures(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": plateau, "monitor": "val_error"}}
 
 
-def pretrain_pictures(path: Path, resume: bool) -> Path:
+def pretrain_pictures(path: Path, overrides: Sequence[str], resume: bool) -> Path:
     """Run a recipe's `lip_pictures` part; return the folder of the model whose autoencoder has learned."""
-    run = Pretraining.open(path, "lip_pictures")
+    run = Pretraining.open(path, "lip_pictures", overrides)
     settings, encoder = run.settings, run.encoder(FrameAutoencoder, "an autoencoder")
     mixing, pictures = mixing_config(run.recipe.data), lip_recipe(run.model.lip_recipe)
     training, validation, _, _ = prepare_clips(run.recipe.data, pictures)

@@ -8,6 +8,7 @@ fraction of the time, and needs no teacher network: the target is computed from 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,9 @@ def _store(teacher: Teacher, folder: Path, corpora: dict[str, Clips | None]) -> 
         }
 
 
-def pretrain_lips(path: Path, resume: bool) -> Path:
+def pretrain_lips(path: Path, overrides: Sequence[str], resume: bool) -> Path:
     """Run a recipe's `lip_reading` part; return the folder of the model whose video branch has learned."""
-    run = Pretraining.open(path, "lip_reading")
+    run = Pretraining.open(path, "lip_reading", overrides)
     if not hasattr(run.model, "watch"):
         raise ModelError(
             f"recipe {path}: lip_reading teaches a Dolphin's video branch, and '{run.recipe.model.name}' has none: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,12 +35,12 @@ class Pretraining:
     model: SeparationModel
 
     @classmethod
-    def open(cls, path: Path, part: str) -> Pretraining:
+    def open(cls, path: Path, part: str, overrides: Sequence[str] = ()) -> Pretraining:
         """
         Raises:
             ModelError: the recipe cannot be read, has no such part, or names no model that there is.
         """
-        recipe = load_recipe(path)
+        recipe = load_recipe(path, overrides)
         settings = getattr(recipe, part)
         if settings is None:
             raise ModelError(f"recipe {path} has no part '{part}', so there is nothing to pretrain")

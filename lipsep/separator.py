@@ -22,6 +22,7 @@ from lipsep.lips.reading import extract_lips
 from lipsep.lips.recipes import lip_recipe
 from lipsep.lips.sync import ShiftedLips, asked_offset, find_offset
 from lipsep.media.clip import ArrayClip, Clip, FileClip
+from lipsep.media.sound import FRAME, SILENT_DBFS, is_silent, loudest_power
 from lipsep.models import SeparationModel
 from lipsep.results.report import describe_run, finished
 from lipsep.results.run import Run
@@ -132,7 +133,7 @@ class Separator:
             raise OptionError(f"give {', '.join(named)} within `options`, or all options by name")
         if options.streaming:
             check_streamable(self.model)
-        clip: Clip = ArrayClip(*source) if isinstance(source, tuple) else FileClip(source)
+        clip: Clip = ArrayClip(*source) if isinstance(source, tuple) else FileClip(source, options.audio_track)
         settings = {
             "model": self.model.name,
             "weights": self._fingerprint,
@@ -193,12 +194,21 @@ class Separator:
 
         with run.step("read"):
             mixture = spool()
+            loudest = 0.0
+            for note in clip.sound.notes:
+                run.warn(note)
             for block in clip.audio():
                 mixture.append(block)
+                loudest = max(loudest, loudest_power(block))
                 run.progress("read", len(mixture), clip.n_samples)
             run.progress("read", len(mixture), len(mixture))  # the length was an estimate until here
             if not len(mixture):
                 raise MediaError(f"'{clip.name}' has a sound track without any sound in it: nothing to separate")
+            if len(mixture) >= FRAME and is_silent(loudest):
+                raise MediaError(
+                    f"the sound of '{clip.name}' is silent from beginning to end (below {SILENT_DBFS:g} dB of full "
+                    "scale): there is no voice to separate; check the recording, or name another sound track"
+                )
         # pictures long after the sound have nothing to tell, and damaged timestamps can make hours of them
         n_seen = min(clip.n_frames, -(-len(mixture) // SAMPLES_PER_FRAME) + AFTER_SOUND_FRAMES)
         with run.step("faces"):

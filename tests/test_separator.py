@@ -310,6 +310,14 @@ def test_a_silent_film_is_refused_in_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recording_of_silence_is_refused_before_faces_are_looked_for(tmp_path):
+    steps = []
+    frames = np.full((25, 64, 64, 3), 90, np.uint8)
+    with pytest.raises(MediaError, match="silent from beginning to end"):
+        separator()((np.full(16_000, 1e-5), frames), hook=lambda step, *_: steps.append(step))
+    assert "faces" not in steps
+
+
 def test_sound_without_pictures_is_refused_in_one_line(tmp_path):
     soundfile.write(tmp_path / "radio.wav", np.zeros(16_000), 16_000)
     with pytest.raises(MediaError, match=r"'radio\.wav'"):
@@ -446,12 +454,14 @@ def test_an_hour_needs_little_memory_and_comes_out_whole(tmp_path):
         import lipsep.separator as s
         from lipsep.faces.tracks import FaceTrack
         from lipsep.media.reading import Frame
+        from lipsep.media.sound import PLAIN
         from lipsep.models import SeparationModel
 
         N_FRAMES = 60 * 60 * 25
 
         class Hour:
             path, name, signature, n_frames, n_samples = None, "an hour", "hour", N_FRAMES, N_FRAMES * 640
+            sound = PLAIN
             def __init__(self, *_): pass
             def audio(self):
                 for start in range(0, self.n_samples, 160_000):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ import numpy as np
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import MediaError
 from lipsep.media.reading import Frame, probe, read_audio, read_frames, read_recorded_audio, recorded_form
+from lipsep.media.sound import AUTO, PLAIN, Sound, choose_sound
 from lipsep.media.writing import mux, write_video
 
 _ENDS = 2**20  # bytes at either end of a file that go into its signature
@@ -22,11 +24,15 @@ _ENDS = 2**20  # bytes at either end of a file that go into its signature
 class FileClip:
     """A video file by its path, or open and seekable.
 
+    Args:
+        audio_track: which of its sound tracks is heard, see `lipsep.media.sound.choose_sound`.
+
     Raises:
         MediaError: unreadable, without sound, or without moving pictures.
     """
 
-    def __init__(self, source: str | os.PathLike | BinaryIO) -> None:
+    def __init__(self, source: str | os.PathLike | BinaryIO, audio_track: str | int = AUTO) -> None:
+        self._audio_track = audio_track
         self.path = Path(source) if isinstance(source, str | os.PathLike) else None
         self._source = source if self.path is None else self.path
         info = probe(self._rewound())
@@ -51,16 +57,22 @@ class FileClip:
     def frames(self, *, grey: bool = False) -> Iterator[Frame]:
         return read_frames(self._rewound(), grey=grey)
 
-    def audio(self) -> Iterator[np.ndarray]:
-        return read_audio(self._rewound())
+    @cached_property
+    def sound(self) -> Sound:
+        """What is heard of the file; to find out, all of its sound is listened to once."""
+        return choose_sound(self._rewound(), self._audio_track)
 
-    def recorded_form(self) -> tuple[int, int]:
-        """Sampling rate, Hz, and number of channels of the sound as it was recorded."""
-        return recorded_form(self._rewound())
+    def audio(self) -> Iterator[np.ndarray]:
+        return read_audio(self._rewound(), sound=self.sound)
+
+    def recorded_form(self) -> tuple[int, np.ndarray]:
+        """Sampling rate, Hz, of the sound as it was recorded, and the weights that make its channels one."""
+        return recorded_form(self._rewound(), self.sound)
 
     def recorded_audio(self) -> Iterator[np.ndarray]:
         """float32 (n_channels, n) pieces at the recorded rate."""
-        return read_recorded_audio(self._rewound(), *self.recorded_form())
+        rate, weights = self.recorded_form()
+        return read_recorded_audio(self._rewound(), rate, len(weights), self.sound)
 
     def video_with(self, wav: Path, out: Path) -> Path:
         """The original pictures, copied as they are, with another sound."""
@@ -79,7 +91,7 @@ class ArrayClip:
         MediaError: other shapes or types.
     """
 
-    path = None
+    path, sound = None, PLAIN
 
     def __init__(self, waveform: np.ndarray, frames: np.ndarray) -> None:
         waveform, self._frames = np.asarray(waveform), np.asarray(frames)
@@ -107,8 +119,8 @@ class ArrayClip:
     def audio(self) -> Iterator[np.ndarray]:
         yield self._waveform
 
-    def recorded_form(self) -> tuple[int, int]:
-        return SAMPLE_RATE, 1
+    def recorded_form(self) -> tuple[int, np.ndarray]:
+        return SAMPLE_RATE, np.ones(1)
 
     def recorded_audio(self) -> Iterator[np.ndarray]:
         yield self._waveform[None]

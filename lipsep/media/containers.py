@@ -1,32 +1,27 @@
-"""Media files from the outside: opening them, their streams and clocks, and what `probe` tells about them."""
+"""Media files from the outside: opening them, their streams, where time begins, which way is up."""
 
 from __future__ import annotations
 
 import io
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import av
+import numpy as np
 
-from lipsep.constants import FPS, SAMPLE_RATE
+from lipsep.constants import FPS
 from lipsep.errors import MediaError
 
 Source = str | os.PathLike | BinaryIO
 
 SHOWN_TOLERANCE_S = 0.004  # a frame stamped so little after a grid point counts as shown there: containers round
-MAX_GAP_S = 3600.0  # a longer jump of the timestamps is damage, not a pause
-MAX_STEP_BACK_S = 1.0  # so is a jump back by more than this
+MAX_LAST_S = 0.5  # the last picture of a film of variable rate is held for no longer: the film may have frozen before
 MAX_PIXELS = 2**26  # 67 million: 8K video has 33 million; more is a damaged header or an attack on memory
 AUDIO_RATES = range(1_000, 768_001)  # Hz
 MAX_SIDE = 2**14  # px
-_MAX_FAILURES = 1_000  # unreadable packets, after which the rest of a file is given up
-_MAX_FAILURES_IN_ROW = 20
-_FEW_FAILURES = 0.01  # of all packets: nobody will notice
 _PRIMING_S = 0.05  # sound that starts so little before the pictures is what its codec needed to swing in
 _TEXT_ART = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg "plays" text files with these
 # What is opened at all. No playlist is among these (HLS, DASH, concat, SDP): they make FFmpeg open what they name, any
@@ -42,68 +37,7 @@ _OPEN_OPTIONS = {
     "pattern_type": "none",  # of image2, which would take a % in a name for the numbers of further files
 }
 # PyAV before 18 crashes when decoders get options and tracks turn up late (MPEG-PS, FLV)
-_DECODE_OPTIONS = {"max_pixels": str(MAX_PIXELS)} if int(av.__version__.split(".")[0]) >= 18 else {}
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MediaInfo:
-    """What is in a file. Counts are on the output grids (25 fps, 16 kHz) and start at time 0, the start of the file.
-
-    They follow from the packets in the file, not from what its header claims. Sound may turn out up to 50 ms shorter,
-    where a codec pads it; a damaged file, whose packets do not all decode, may deliver less.
-    """
-
-    name: str
-    duration_s: float  # where the later of sound and pictures ends
-    has_audio: bool
-    has_video: bool  # the cover picture of a sound file is no video
-    is_still: bool  # one picture only: a photograph, or a video made of one
-    width: int  # px as displayed: upright, square pixels; 0 without video
-    height: int  # px as displayed
-    rotation: int  # degrees counter-clockwise that were applied: 0, 90, 180 or 270
-    audio_rate: int  # Hz; 0 without sound
-    audio_channels: int  # 0 without sound
-    n_frames: int  # on the 25 fps grid
-    n_samples: int  # on the 16 kHz grid
-
-
-def probe(source: Source) -> MediaInfo:
-    """What is in a file: one picture is decoded, and all packets are counted (about 2 s for an hour of video).
-
-    Raises:
-        MediaError: the file is missing, empty, no media file, or neither its sound nor its pictures can be decoded.
-    """
-    with open_media(source) as container:  # FFmpeg frees the streams at its end: nothing below may touch them
-        video, audio = video_stream(container), audio_stream(container)
-        first = first_frame(container, video) if video else None
-        geometry = Geometry(video, first, source_name(source)) if first is not None else None
-        is_image = "image2" in container.format.name or container.format.name.endswith("_pipe")
-        tracks = " and ".join(sorted({stream.type for stream in container.streams}))
-        rate, n_channels = (
-            (audio.codec_context.sample_rate, audio.codec_context.layout.nb_channels) if audio else (0, 0)
-        )
-    (video_s, n_pictures), (audio_s, _) = _ends(source)
-    n_samples = round(audio_s * SAMPLE_RATE)
-    if geometry is None and n_samples == 0:
-        found = f"only {tracks} that cannot be decoded" if tracks else "neither sound nor pictures"
-        raise MediaError(f"'{source_name(source)}' holds {found}: a video with sound is needed.")
-    video_s = video_s if geometry else 0.0
-    return MediaInfo(
-        name=source_name(source),
-        duration_s=max(video_s, audio_s),
-        has_audio=n_samples > 0,
-        has_video=geometry is not None,
-        is_still=geometry is not None and (is_image or n_pictures == 1),
-        width=geometry.shown_size[0] if geometry else 0,
-        height=geometry.shown_size[1] if geometry else 0,
-        rotation=geometry.quarter_turns * 90 if geometry else 0,
-        audio_rate=rate if n_samples else 0,
-        audio_channels=n_channels if n_samples else 0,
-        n_frames=max(1, frames_shown_before(video_s)) if geometry else 0,
-        n_samples=n_samples,
-    )
+DECODE_OPTIONS = {"max_pixels": str(MAX_PIXELS)} if int(av.__version__.split(".")[0]) >= 18 else {}
 
 
 def source_name(source: Source) -> str:
@@ -121,7 +55,7 @@ def open_media(source: Source, **options: str) -> Iterator[av.container.InputCon
         with av.open(
             target,
             metadata_errors="replace",
-            options=_DECODE_OPTIONS,
+            options=DECODE_OPTIONS,
             container_options={**_OPEN_OPTIONS, **options},
         ) as container:
             yield container
@@ -145,33 +79,58 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     return None
 
 
-def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """The first sound track that can be decoded."""
-    for stream in container.streams.audio:
+def sound_streams(container: av.container.InputContainer) -> list[tuple[int, av.AudioStream]]:
+    """The sound tracks that can be decoded, each with its number in the file, from 1: the default first, then in order.
+
+    Where a file flags several tracks or none, the order of the file decides.
+    """
+    usable = []
+    for number, stream in enumerate(container.streams.audio, 1):
         codec = stream.codec_context
         if codec is not None and codec.sample_rate in AUDIO_RATES and codec.layout.nb_channels > 0:
-            return stream
-    return None
+            usable.append((number, stream))
+    return sorted(usable, key=lambda pair: not pair[1].disposition & av.stream.Disposition.default)
+
+
+def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The sound track that is taken unasked: the one flagged default, else the first that can be decoded."""
+    return next((stream for _, stream in sound_streams(container)), None)
 
 
 def time_zero(container: av.container.InputContainer) -> float:
     """The file time, s, of output time 0: where the first of sound and pictures starts (MPEG-TS starts anywhere).
 
-    Never negative: what lies before zero was put there to be skipped (codec delay, edit lists).
+    What lies before zero was put there to be skipped (codec delay, edit lists), but for formats whose clock may begin
+    anywhere: where that of MPEG-TS wraps (once in 26.5 h), what comes before the wrap has negative times.
     """
-    starts_s = []
-    for stream in (video_stream(container), audio_stream(container)):
-        if stream is not None and stream.start_time is not None:
-            starts_s.append(float(stream.start_time * stream.time_base))
-    if len(starts_s) == 2 and 0 < starts_s[0] - starts_s[1] <= _PRIMING_S:
-        starts_s.pop()  # so that the pictures keep their own grid
-    return max(0.0, min(starts_s, default=0.0))
+    video, sounds = video_stream(container), [stream for _, stream in sound_streams(container)]
+    starts_s = [_start_s(stream) for stream in sounds if stream.start_time is not None]
+    if video is not None and video.start_time is not None:
+        # sound a little earlier does not count, so that the pictures keep their own grid
+        starts_s = [start_s for start_s in starts_s if not 0 < _start_s(video) - start_s <= _PRIMING_S]
+        starts_s.append(_start_s(video))
+    zero_s = min(starts_s, default=0.0)
+    any_clock = bool(container.format.flags & av.format.Flags.ts_discont.value) and zero_s < -_PRIMING_S
+    return zero_s if any_clock else max(0.0, zero_s)
+
+
+def _start_s(stream: av.stream.Stream) -> float:
+    return float(stream.start_time * stream.time_base)
 
 
 def picture_step_s(stream: av.VideoStream) -> float:
     """Seconds from picture to picture, as far as the file knows."""
     rate = stream.guessed_rate or stream.average_rate
     return float(1 / rate) if rate and 1 <= rate <= 1000 else 1 / FPS
+
+
+def last_shown_until(container: av.container.InputContainer, zero_s: float, last_s: float, longest_s: float) -> float:
+    """Until when the last picture is shown, s after time 0, in a film whose pictures last differently long: it begins
+    at `last_s` and may last as long as the longest before it, up to MAX_LAST_S, but not beyond the end of the file."""
+    if container.duration is None:
+        return last_s
+    file_end_s = ((container.start_time or 0) + container.duration) / av.time_base - zero_s
+    return min(last_s + min(longest_s, MAX_LAST_S), file_end_s)
 
 
 def frames_shown_before(end_s: float) -> int:
@@ -184,7 +143,7 @@ class Geometry:
     """How a decoded picture becomes an upright one with square pixels."""
 
     def __init__(self, stream: av.VideoStream, first: av.VideoFrame, name: str) -> None:
-        self.quarter_turns = round((first.rotation or 0) / 90) % 4  # counter-clockwise
+        self.mirrored, self.quarter_turns = _orientation(first)  # left and right change places, then it is turned
         aspect = float(stream.sample_aspect_ratio or 1)  # width : height of one stored pixel
         aspect = aspect if 0.2 <= aspect <= 5 else 1.0
         self.size = (round(first.width * max(aspect, 1)), round(first.height / min(aspect, 1)))  # before turning
@@ -200,88 +159,24 @@ class Geometry:
         return self.size if self.quarter_turns % 2 == 0 else self.size[::-1]
 
 
-class Timeline:
-    """Places the items of one stream in time, s after time 0, whatever their timestamps are worth.
+def _orientation(frame: av.VideoFrame) -> tuple[bool, int]:
+    """Whether the stored picture is to be mirrored (left and right change places), and how many quarter turns
+    counter-clockwise it is then to be given: the one of the eight ways that is nearest to the display matrix."""
+    matrix = next((bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None or len(matrix) < 20:
+        return False, 0
+    a, b, _, c, d = np.frombuffer(matrix, "<i4", 5) / 2**16  # to the right goes (a, b), downwards (c, d)
+    ways = [(mirrored, turns) for mirrored in (False, True) for turns in range(4)]
+    right = {0: (1, 0), 1: (0, -1), 2: (-1, 0), 3: (0, 1)}  # where a picture's right points after turns; y downwards
+    down = {0: (0, 1), 1: (1, 0), 2: (0, -1), 3: (-1, 0)}
 
-    A missing timestamp means right after the item before. So does one that jumps (more than MAX_STEP_BACK_S back or
-    MAX_GAP_S ahead): files that were joined without care go on where the joint is.
-    """
+    def agreement(way: tuple[bool, int]) -> float:
+        mirrored, turns = way
+        (rx, ry), (dx, dy) = right[turns], down[turns]
+        sign = -1 if mirrored else 1
+        return sign * (a * rx + b * ry) + c * dx + d * dy
 
-    def __init__(self, name: str, zero_s: float, max_gaps_s: float = float("inf")) -> None:
-        self._name, self._shift_s, self._gaps_s, self._max_gaps_s = name, -zero_s, 0.0, max_gaps_s
-        self._back_s = MAX_GAP_S  # before the first item: whatever was put before time 0
-
-    def place(self, time_s: float | None, expected_s: float) -> float:
-        """The time of an item that is stamped `time_s` and would start at `expected_s` if it followed at once.
-
-        Raises:
-            MediaError: the gaps add up to more than `max_gaps_s`.
-        """
-        if time_s is None:
-            return expected_s
-        placed_s = time_s + self._shift_s
-        if not expected_s - self._back_s <= placed_s <= expected_s + MAX_GAP_S:
-            log.info("%s: time jumps from %.2f s to %.2f s: taken as a joint", self._name, expected_s, placed_s)
-            self._shift_s += expected_s - placed_s
-            placed_s = expected_s
-        self._back_s = MAX_STEP_BACK_S
-        self._gaps_s += max(0.0, placed_s - expected_s)
-        if self._gaps_s > self._max_gaps_s:
-            raise MediaError(
-                f"'{self._name}' has timestamps with gaps of more than {self._max_gaps_s / 3600:.0f} hours in all: "
-                "it is damaged; convert it anew from the original."
-            )
-        return placed_s
-
-
-def demuxed(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet | None]:
-    """The packets of some streams, the flushing ones included; None for each place where the file itself is broken."""
-    packets, n_failures, n_in_row = container.demux(streams), 0, 0
-    while n_failures < _MAX_FAILURES and n_in_row < _MAX_FAILURES_IN_ROW:
-        try:
-            packet, n_in_row = next(packets), 0
-        except StopIteration:
-            return
-        except av.FFmpegError:  # go on behind the place
-            packet, n_failures, n_in_row = None, n_failures + 1, n_in_row + 1
-            packets = container.demux(streams)
-        yield packet
-
-
-def decoded(container: av.container.InputContainer, stream: av.stream.Stream, name: str) -> Iterator[av.frame.Frame]:
-    """Every frame of a stream that can be decoded; what cannot is skipped, counted and logged once (a lot: as warning).
-
-    Raises:
-        MediaError: nothing at all can be decoded.
-    """
-    n_packets = n_frames = n_failures = 0
-    for packet in demuxed(container, stream):
-        n_packets += packet is None or packet.size > 0
-        try:
-            frames = packet.decode() if packet else ()
-        except av.FFmpegError:
-            packet = None
-        n_failures += packet is None
-        if packet is not None:
-            for frame in frames:
-                n_frames += 1
-                yield frame
-    if n_failures:
-        level = logging.WARNING if n_failures > _FEW_FAILURES * n_packets else logging.INFO
-        log.log(level, "%s: %d of %d %s packets could not be decoded", name, n_failures, n_packets, stream.type)
-    if n_packets and not n_frames:
-        raise MediaError(
-            f"'{name}': none of its {n_packets} {stream.type} packets ({stream.codec_context.name}) can be decoded: "
-            "it is damaged; copy or download it again."
-        )
-
-
-def first_frame(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame | None:
-    """The first picture that can be decoded, or None."""
-    try:
-        return next(decoded(container, stream, "probe"), None)
-    except MediaError:
-        return None
+    return max(ways, key=agreement)
 
 
 def _checked_path(source: str | os.PathLike) -> str:
@@ -332,22 +227,3 @@ class _OwnPosition:
 
     def tell(self) -> int:
         return self._position
-
-
-def _ends(source: Source) -> tuple[tuple[float, int], tuple[float, int]]:
-    """When pictures and sound end, s after time 0, and their numbers of packets; nothing is decoded."""
-    with open_media(source) as container:
-        streams = [video_stream(container), audio_stream(container)]
-        zero_s = time_zero(container)
-        timelines = {s.index: Timeline(source_name(source), zero_s) for s in streams if s}
-        steps_s = {s.index: picture_step_s(s) if s.type == "video" else 0.0 for s in streams if s}
-        ends_s, counts = dict.fromkeys(timelines, 0.0), dict.fromkeys(timelines, 0)
-        for packet in demuxed(container, *filter(None, streams)) if timelines else ():
-            if packet is not None and packet.size and not packet.is_discard:
-                index = packet.stream.index
-                time_s = None if packet.pts is None else float(packet.pts * packet.time_base)
-                start_s = timelines[index].place(time_s, ends_s[index])
-                length_s = float(packet.duration * packet.time_base) if packet.duration else steps_s[index]
-                ends_s[index] = max(ends_s[index], start_s + min(length_s, MAX_GAP_S))
-                counts[index] += 1
-        return tuple((ends_s[s.index], counts[s.index]) if s else (0.0, 0) for s in streams)

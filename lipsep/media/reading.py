@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, pairwise, zip_longest
 
 import av
 import numpy as np
@@ -16,22 +16,19 @@ import numpy as np
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import MediaError
 from lipsep.media.containers import (
-    AUDIO_RATES,
-    MAX_GAP_S,
     SHOWN_TOLERANCE_S,
     Geometry,
-    MediaInfo,
     Source,
-    Timeline,
-    audio_stream,
-    decoded,
+    last_shown_until,
     open_media,
     picture_step_s,
-    probe,
     source_name,
     time_zero,
     video_stream,
 )
+from lipsep.media.decoding import MAX_GAP_S, Timeline, decoded, sound_frames
+from lipsep.media.probing import MediaInfo, probe
+from lipsep.media.sound import LOUDEST, PLAIN, Sound, Track, bs775_weights, channel_names
 from lipsep.media.writing import WavWriter, mux, write_video
 
 __all__ = [
@@ -54,7 +51,6 @@ HOLD_FIRST_S = 0.5  # pictures that start later than this after the sound are pr
 MAX_AUDIO_DRIFT_S = 0.04  # sound may stray so far from its timestamps before silence is put in or sound left out
 MAX_SILENCE_S = 2 * 3600.0  # more silence than this is not filled in: the timestamps are damaged
 MAX_HELD_S = 12 * 3600.0  # nor are pictures held for longer than this in all
-_LOUDEST = 16.0  # 24 dB above full scale; only damaged floating-point sound goes beyond
 
 
 @dataclass(frozen=True)
@@ -82,8 +78,9 @@ def read_frames(source: Source, *, grey: bool = False) -> Iterator[Frame]:
             raise MediaError(f"'{name}' has no pictures: a video that shows the people who speak is needed.")
         stream.thread_type = "AUTO"
         step_s = picture_step_s(stream)
-        timeline = Timeline(name, time_zero(container), MAX_HELD_S)
-        index, shown, next_s, end_s = 0, None, 0.0, 0.0
+        zero_s = time_zero(container)
+        timeline = Timeline(name, zero_s, MAX_HELD_S)
+        index, shown, next_s, end_s, longest_s = 0, None, 0.0, 0.0, 0.0
         for frame in decoded(container, stream, name):
             start_s = timeline.place(frame.time, next_s)
             if shown is None:
@@ -92,10 +89,12 @@ def read_frames(source: Source, *, grey: bool = False) -> Iterator[Frame]:
             while index / FPS < start_s - SHOWN_TOLERANCE_S:
                 yield Frame(index, index / FPS, shown.image())
                 index += 1
+            longest_s = max(longest_s, start_s - next_s + step_s if next_s else 0.0)
             shown = _Picture(frame, geometry, grey)
             next_s = start_s + step_s
             length_s = float(frame.duration * frame.time_base) if frame.duration else step_s
             end_s = max(end_s, start_s + min(length_s, MAX_GAP_S))
+        end_s = max(end_s, last_shown_until(container, zero_s, next_s - step_s, longest_s))
         while shown is not None and (index == 0 or index / FPS < end_s - SHOWN_TOLERANCE_S):
             yield Frame(index, index / FPS, shown.image())
             index += 1
@@ -103,8 +102,8 @@ def read_frames(source: Source, *, grey: bool = False) -> Iterator[Frame]:
         raise MediaError(f"'{name}' has a video track without a single picture in it: it is damaged or incomplete.")
 
 
-def read_audio(source: Source, block_samples: int = 10 * SAMPLE_RATE) -> Iterator[np.ndarray]:
-    """The sound as float32 (block_samples,) blocks, the last one shorter: mono (mean of all channels) at 16 kHz.
+def read_audio(source: Source, block_samples: int = 10 * SAMPLE_RATE, sound: Sound = PLAIN) -> Iterator[np.ndarray]:
+    """The sound as float32 (block_samples,) blocks, the last one shorter: one channel (see `media.sound`) at 16 kHz.
 
     Full scale is 1. A track that starts late is preceded by silence, gaps in it are filled with silence, so that
     sample k always is the sound at k / 16000 s; what lies before time 0 is left out.
@@ -112,17 +111,8 @@ def read_audio(source: Source, block_samples: int = 10 * SAMPLE_RATE) -> Iterato
     Raises (at the first `next`):
         MediaError: the file cannot be read, or has no sound that can be decoded.
     """
-    pending, n_pending = [], 0
-    for (piece,) in _aligned_pieces(source, SAMPLE_RATE, 1):
-        pending.append(piece)
-        n_pending += len(piece)
-        if n_pending >= block_samples:
-            joined = np.concatenate(pending)
-            n_whole = n_pending - n_pending % block_samples
-            yield from joined[:n_whole].reshape(-1, block_samples)
-            pending, n_pending = [joined[n_whole:]], n_pending - n_whole
-    if n_pending:
-        yield np.concatenate(pending)
+    for (block,) in _in_blocks(_heard_pieces(source, sound, SAMPLE_RATE, 1), block_samples):
+        yield block
 
 
 def load_audio(source: Source) -> np.ndarray:
@@ -130,29 +120,40 @@ def load_audio(source: Source) -> np.ndarray:
     return np.concatenate(list(read_audio(source)))
 
 
-def recorded_form(source: Source) -> tuple[int, int]:
-    """Sampling rate, Hz, and number of channels of the sound as it was recorded.
+def recorded_form(source: Source, sound: Sound = PLAIN) -> tuple[int, np.ndarray]:
+    """Sampling rate, Hz, of the sound as it was recorded, and the weights that make its channels one: (n_channels,).
 
     Raises:
         MediaError: the file cannot be read, or has no sound that can be decoded.
     """
-    name = source_name(source)
-    with open_media(source) as container:
-        stream = audio_stream(container)
-        if stream is None:
-            raise MediaError(f"'{name}' has no sound that can be decoded: there is nothing to separate.")
-        return stream.codec_context.sample_rate, stream.codec_context.layout.nb_channels
+    for frame, _ in sound_frames(source, sound.tracks[0].number):
+        return frame.sample_rate, bs775_weights(channel_names(frame))
+    raise MediaError(f"'{source_name(source)}' has a sound track without any sound in it: it is damaged or incomplete.")
 
 
-def read_recorded_audio(source: Source, rate: int, n_channels: int) -> Iterator[np.ndarray]:
-    """The sound in its own form, `recorded_form`: float32 (n_channels, n) pieces, aligned as `read_audio` does.
+def read_recorded_audio(source: Source, rate: int, n_channels: int, sound: Sound = PLAIN) -> Iterator[np.ndarray]:
+    """The sound in its own form, see `recorded_form`: float32 (n_channels, n) pieces, aligned as `read_audio` does.
 
-    Stretches of another rate are resampled; where the number of channels changes, every channel gets their mean.
+    Stretches of another rate are resampled; where the number of channels changes, every channel gets their downmix.
 
     Raises (at the first `next`):
         MediaError: the file cannot be read, or has no sound that can be decoded.
     """
-    return _aligned_pieces(source, rate, n_channels)
+    return _heard_pieces(source, sound, rate, n_channels)
+
+
+def _heard_pieces(source: Source, sound: Sound, out_rate: int, n_channels: int) -> Iterator[np.ndarray]:
+    """Pieces of the tracks that are heard, added up, as long as the longest."""
+    tracks = [_aligned_pieces(source, track, out_rate, n_channels) for track in sound.tracks]
+    if len(tracks) == 1:
+        yield from tracks[0]
+        return
+    for blocks in zip_longest(*(_in_blocks(track, out_rate) for track in tracks)):
+        there = [block for block in blocks if block is not None]
+        total = np.zeros((n_channels, max(block.shape[1] for block in there)), np.float32)
+        for block in there:
+            total[:, : block.shape[1]] += block
+        yield total
 
 
 class _Picture:
@@ -168,50 +169,61 @@ class _Picture:
             width, height = self._geometry.size
             image = self._frame.to_ndarray(format=self._format, width=width, height=height)
             image = np.zeros_like(image) if self._black else image
+            image = image[:, ::-1] if self._geometry.mirrored else image
             self._image = np.ascontiguousarray(np.rot90(image, self._geometry.quarter_turns))
             self._frame = None
         return self._image
 
 
-def _aligned_pieces(source: Source, out_rate: int, n_channels: int) -> Iterator[np.ndarray]:
-    """Pieces of sound that follow one another without gap from time 0: float32 (n_channels, n) at `out_rate`."""
+def _aligned_pieces(source: Source, track: Track, out_rate: int, n_channels: int) -> Iterator[np.ndarray]:
+    """Pieces of a track that follow one another without gap from time 0: float32 (n_channels, n) at `out_rate`."""
     name = source_name(source)
-    with open_media(source) as container:
-        stream = audio_stream(container)
-        if stream is None:
-            raise MediaError(f"'{name}' has no sound that can be decoded: there is nothing to separate.")
-        timeline = Timeline(name, time_zero(container), MAX_SILENCE_S)
-        run, n_out, end_s = None, 0, 0.0  # run: sound without a gap; end_s: where it ends by count of its samples
-        for frame, following in pairwise(chain(decoded(container, stream, name), [None])):
-            rate = frame.sample_rate
-            if rate not in AUDIO_RATES:
+    timeline = Timeline(name, 0.0, MAX_SILENCE_S)
+    run, n_out, end_s = None, 0, 0.0  # run: sound without a gap; end_s: where it ends by count of its samples
+    for (frame, time_s), following in pairwise(chain(sound_frames(source, track.number), [None])):
+        rate = frame.sample_rate
+        sound = track.one_channel(frame) if n_channels == 1 else track.channels(frame, n_channels)  # (n_channels, n)
+        if following is None and time_s is not None:
+            sound = sound[:, : _n_stamped(frame)]
+        start_s = timeline.place(time_s, end_s)
+        if run is None or rate != run.rate or abs(start_s - end_s) > MAX_AUDIO_DRIFT_S:
+            if run is not None:
+                yield (piece := run.finish())
+                n_out += piece.shape[1]
+            n_ahead = round(start_s * out_rate) - n_out
+            for start in range(0, n_ahead, out_rate):
+                yield np.zeros((n_channels, min(out_rate, n_ahead - start)), np.float32)
+            n_out += max(0, n_ahead)
+            n_early = max(0, round(-n_ahead * rate / out_rate))  # samples that lie before what is out already
+            start_s += min(n_early, sound.shape[1]) / rate
+            sound, end_s = sound[:, n_early:], start_s
+            run = Resampler(rate, out_rate, n_channels) if sound.shape[1] else None
+            if run is None:
                 continue
-            sound = _channels(frame, n_channels)  # (n_channels, n) at `rate`
-            if following is None:
-                sound = sound[:, : _n_stamped(frame)]
-            start_s = timeline.place(frame.time, end_s)
-            if run is None or rate != run.rate or abs(start_s - end_s) > MAX_AUDIO_DRIFT_S:
-                if run is not None:
-                    yield (piece := run.finish())
-                    n_out += piece.shape[1]
-                n_ahead = round(start_s * out_rate) - n_out
-                for start in range(0, n_ahead, out_rate):
-                    yield np.zeros((n_channels, min(out_rate, n_ahead - start)), np.float32)
-                n_out += max(0, n_ahead)
-                n_early = max(0, round(-n_ahead * rate / out_rate))  # samples that lie before what is out already
-                start_s += min(n_early, sound.shape[1]) / rate
-                sound, end_s = sound[:, n_early:], start_s
-                run = Resampler(rate, out_rate, n_channels) if sound.shape[1] else None
-                if run is None:
-                    continue
-            yield (piece := run.add(sound))
-            n_out += piece.shape[1]
-            end_s += sound.shape[1] / rate
-        if run is not None:
-            yield (piece := run.finish())
-            n_out += piece.shape[1]
+        yield (piece := run.add(sound))
+        n_out += piece.shape[1]
+        end_s += sound.shape[1] / rate
+    if run is not None:
+        yield (piece := run.finish())
+        n_out += piece.shape[1]
     if not n_out:
         raise MediaError(f"'{name}' has a sound track without any sound in it: it is damaged or incomplete.")
+
+
+def _in_blocks(pieces: Iterator[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:
+    """Pieces (n_channels, n) of any length as blocks of one length, the last one shorter."""
+    pending, n_pending = [], 0
+    for piece in pieces:
+        pending.append(piece)
+        n_pending += piece.shape[1]
+        if n_pending >= block_samples:
+            joined = np.concatenate(pending, axis=1)
+            n_whole = n_pending - n_pending % block_samples
+            for start in range(0, n_whole, block_samples):
+                yield joined[:, start : start + block_samples]
+            pending, n_pending = [joined[:, n_whole:]], n_pending - n_whole
+    if n_pending:
+        yield np.concatenate(pending, axis=1)
 
 
 class Resampler:
@@ -243,7 +255,7 @@ class Resampler:
 def _joined(frames: list[av.AudioFrame]) -> np.ndarray:
     pieces = [frame.to_ndarray()[0] for frame in frames]
     joined = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    return np.clip(joined, -_LOUDEST, _LOUDEST)  # the filter overshoots
+    return np.clip(joined, -LOUDEST, LOUDEST)  # the filter overshoots
 
 
 def _n_stamped(frame: av.AudioFrame) -> int:
@@ -252,22 +264,3 @@ def _n_stamped(frame: av.AudioFrame) -> int:
         return frame.samples
     n_stamped, n_per_tick = (round(k * frame.time_base * frame.sample_rate) for k in (frame.duration, 1))
     return n_stamped if n_stamped + n_per_tick < frame.samples else frame.samples
-
-
-def _channels(frame: av.AudioFrame, n_channels: int) -> np.ndarray:
-    """float32 (n_channels, n), full scale 1; the mean of all where the frame has another number of channels, as for
-    mono (FFmpeg's own downmix of stereo is 3 dB too loud)."""
-    samples = frame.to_ndarray()  # planar (n_found, n), packed (1, n * n_found)
-    n_found = frame.layout.nb_channels
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, n_found).T  # (n_found, n)
-    kind, full_scale = samples.dtype.kind, 2 ** (8 * samples.itemsize - 1)
-    if kind == "f":
-        samples = np.nan_to_num(samples, nan=0.0, posinf=_LOUDEST, neginf=-_LOUDEST)
-    if n_found != n_channels:
-        samples = np.repeat(samples.mean(0, dtype=np.float64)[None], n_channels, axis=0)
-    if kind == "u":
-        samples = (samples.astype(np.float64) - full_scale) / full_scale
-    elif kind == "i":
-        samples = samples / full_scale
-    return np.clip(samples, -_LOUDEST, _LOUDEST).astype(np.float32)

@@ -17,14 +17,13 @@ from lipsep.errors import MediaError, OutputError
 from lipsep.media.containers import (
     Source,
     audio_stream,
-    decoded,
-    demuxed,
     open_media,
     picture_step_s,
     source_name,
     time_zero,
     video_stream,
 )
+from lipsep.media.decoding import decoded, demuxed
 from lipsep.system.outputs import whole_file
 
 _WAV_TYPES = {"PCM_16": (1, "<i2"), "FLOAT": (3, "<f4")}  # RIFF format tag, sample type

@@ -1,11 +1,13 @@
 """Voices at the rate and with the channels of the recording, from voices that were separated at 16 kHz mono.
 
-Up to `CROSSOVER_HZ` a voice is the separated one, in every channel, plus its share of what the channel has besides the
-mean of all channels: Y_c = V + g (X_c - M), with the soft mask g = |V|^2 / (sum of |V_j|^2 over all voices and the
-residual) in a short-time Fourier transform. Above, where the model heard nothing, Y_c = g_high X_c with one gain per
-moment: the share in the energy of the highest bands that the model did hear, `HIGH_BANDS_HZ`. The shares of all voices
-and the residual add up to one, so they add up to the recording, and the mean of all channels of a voice is the
-separated voice up to `CROSSOVER_HZ`. The residual is the recording minus all voices, sample by sample.
+The model heard M, the sum of the channels X_c with weights w_c (`media.sound`; for stereo the mean). Up to
+`CROSSOVER_HZ` a voice is its share of each channel, plus in every channel what makes those add up to the separated
+voice V in the same way: Y_c = g X_c + (V - g M) / sum of w_c, with the soft mask g = |V|^2 / (sum of |V_j|^2 over all
+voices and the residual) in a short-time Fourier transform. Above, where the model heard nothing, Y_c = g_high X_c with
+one gain per moment: the share in the energy of the highest bands that the model did hear, `HIGH_BANDS_HZ`. The shares
+of all voices and the residual add up to one, so they add up to the recording, and the channels of a voice, added up
+like those of the recording, are the separated voice up to `CROSSOVER_HZ`. The residual is the recording minus all
+voices, sample by sample.
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ _QUIET = 1e-12  # energy that is nobody's: the residual takes it
 Read = Callable[[int, int], np.ndarray]  # read(start, stop) -> float32 (n,) at 16 kHz
 
 
-def full_band(recording: Iterable[np.ndarray], rate: int, signals: Sequence[Read]) -> Iterator[np.ndarray]:
+def full_band(
+    recording: Iterable[np.ndarray], rate: int, signals: Sequence[Read], weights: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Voices and residual of a recording in its own form; memory does not grow with its length.
 
     Args:
         recording: float32 (n_channels, n) pieces at `rate`.
         rate: Hz.
         signals: the voices at 16 kHz, and last the residual.
+        weights: (n_channels,), with which the channels were added up to what was separated; None: their mean.
 
     Yields:
         float32 (n_signals, n_channels, n): the same signals, together as long as the recording.
@@ -41,13 +46,14 @@ def full_band(recording: Iterable[np.ndarray], rate: int, signals: Sequence[Read
     hop = max(1, round(HOP_S * rate))
     for block, n_kept in _overlapping(_in_step(recording, rate, signals), N_HOPS * hop, 4 * hop):
         n_channels = len(block) - len(signals)
-        voices = _separate(block[:n_channels], block[n_channels:], rate, hop)  # (n_voices, n_channels, n)
+        weights = np.full(n_channels, 1 / n_channels) if weights is None else weights
+        voices = _separate(block[:n_channels], block[n_channels:], weights, rate, hop)  # (n_voices, n_channels, n)
         original = block[:n_channels]  # (n_channels, n)
         both = np.concatenate([voices, (original - voices.sum(0))[None]])
         yield both[..., 4 * hop : 4 * hop + n_kept]
 
 
-def _separate(original: np.ndarray, separated: np.ndarray, rate: int, hop: int) -> np.ndarray:
+def _separate(original: np.ndarray, separated: np.ndarray, weights: np.ndarray, rate: int, hop: int) -> np.ndarray:
     """original (n_channels, n), separated (n_signals, n) at `rate` -> voices (n_voices, n_channels, n)."""
     spectra = _stft(original, hop)  # (n_channels, F, bins)
     parts = _stft(separated, hop)  # (n_signals, F, bins)
@@ -59,8 +65,9 @@ def _separate(original: np.ndarray, separated: np.ndarray, rate: int, hop: int) 
     high_energy = energy[..., heard].sum(-1)  # (n_signals, F)
     high_share = high_energy[:-1] / (high_energy.sum(0) + _QUIET)
     high_share = np.stack([np.convolve(gain, SMOOTHING, mode="same") for gain in high_share])  # (n_voices, F)
-    sides = spectra - spectra.mean(0)
-    voices = low * (parts[:-1, None] + share[:, None] * sides)  # (n_voices, n_channels, F, bins)
+    heard_spectrum = np.tensordot(weights.astype(np.float32), spectra, 1)  # (F, bins)
+    common = (parts[:-1] - share * heard_spectrum) / np.float32(weights.sum())  # (n_voices, F, bins)
+    voices = low * (share[:, None] * spectra + common[:, None])  # (n_voices, n_channels, F, bins)
     voices += (1 - low) * high_share[:, None, :, None] * spectra
     return _inverse_stft(voices, hop, original.shape[1])
 

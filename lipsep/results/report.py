@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipsep.constants import FPS, SAMPLE_RATE
+from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import OutputError
 from lipsep.kernels import native
 from lipsep.media.clip import Clip
@@ -60,6 +60,7 @@ def describe_run(run: Run, found: SeparatedVoices, model: dict[str, Any], files:
         files: names of the results, relative to their folder.
     """
     clip, duration_s = run.clip, len(found.mixture) / SAMPLE_RATE
+    heard_frames = -(-len(found.mixture) // SAMPLES_PER_FRAME)  # pictures after the sound has ended do not count
     total_s = sum(run.seconds.values())
     return {
         "lipsep": __version__,
@@ -75,8 +76,8 @@ def describe_run(run: Run, found: SeparatedVoices, model: dict[str, Any], files:
         "tracks": [
             {
                 "person": t.person,
-                "visible_s": round(float(t.present.sum()) / FPS, 2),
-                "presence": presence_runs(t.present),
+                "visible_s": round(min(float(t.present[:heard_frames].sum()) / FPS, duration_s), 2),
+                "presence": [[a, min(b, round(duration_s, 3))] for a, b in presence_runs(t.present[:heard_frames])],
                 "mouth_motion": round(t.mouth_motion, 4),
                 "level_dbfs": level,
                 "files": [name for name in files if re.match(rf"(artifacts/)?speaker_{t.person}[._]", name)],

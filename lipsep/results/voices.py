@@ -55,12 +55,13 @@ class RecordedVoices:
 
     def __init__(self, found: SeparatedVoices, clip: Clip) -> None:
         self._found, self._clip = found, clip
-        self.sample_rate, self.n_channels = clip.recorded_form()
+        self.sample_rate, self._weights = clip.recorded_form()
+        self.n_channels = len(self._weights)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 (n_people + 1, n_channels, n), the residual last."""
         signals = [signal.read for signal in (*self._found.voices, self._found.residual)]
-        return full_band(self._clip.recorded_audio(), self.sample_rate, signals)
+        return full_band(self._clip.recorded_audio(), self.sample_rate, signals, self._weights)
 
     def peak(self) -> float:
         """The highest sample of all."""

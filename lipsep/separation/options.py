@@ -41,6 +41,11 @@ class Options(BaseModel):
     video: Literal["none", "original", "tracked"] = Field(
         "original", description="A video per person: none, original, or tracked (boxes drawn in)."
     )
+    audio_track: str = Field(
+        "auto",
+        pattern=r"^(auto|mix|[1-9]\d{0,3})$",
+        description="Sound track, counted from 1; mix: all added up; auto: the default, else the first not silent.",
+    )
     save_artifacts: bool = Field(False, description="Also write landmarks and the lip pictures the model saw.")
     streaming: bool = Field(False, description="Piece by piece, hearing the past alone; for causal models.")
     sync: float | Literal["auto", "off"] = Field(
@@ -48,6 +53,11 @@ class Options(BaseModel):
         description="Late or early sound: auto (corrected where sure), off, or by how many ms it is late.",
     )
     overwrite: bool = Field(False, description="Do finished work again and replace it.")
+
+    @field_validator("audio_track", mode="before")
+    @classmethod
+    def _number_or_word(cls, track: object) -> object:
+        return str(track) if isinstance(track, int) and not isinstance(track, bool) else track
 
     @field_validator("speakers")
     @classmethod
@@ -80,6 +90,8 @@ class Options(BaseModel):
                 raise OptionError(f"there is no option '{name}': there are {', '.join(cls.model_fields)}") from None
             if first["type"] == "literal_error":
                 raise OptionError(f"{name} '{found}' is not a choice: use {first['ctx']['expected']}") from None
+            if first["type"] == "string_pattern_mismatch":
+                raise OptionError(f"{name} '{found}' is not a choice: {cls.model_fields[name].description}") from None
             reason = first["msg"].removeprefix("Value error, ")
             raise OptionError(f"{name} '{found}' is not a choice: {reason[0].lower()}{reason[1:]}") from None
 

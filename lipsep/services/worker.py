@@ -77,7 +77,7 @@ def main() -> None:
                     on_faces=lambda tracks: tell("faces", people=[_portrait(track) for track in tracks]),
                 )
                 if order["original"]:
-                    _write_original(order["source"], order["original"], order["options"].get("rate"))
+                    _write_original(order["source"], order["original"], Options.of(**order["options"]))
             except Exception as error:
                 Stopped.check()  # libraries may have made another error of it
                 tell("failed", **_failure(error))
@@ -112,7 +112,7 @@ def _limit_memory(n_bytes: int | None) -> None:
 def _check_duration(source: str, limit_s: float | None) -> None:
     if limit_s is None:
         return
-    from lipsep.media.containers import probe
+    from lipsep.media.probing import probe
 
     info = probe(source)
     if info.duration_s > limit_s:
@@ -121,15 +121,16 @@ def _check_duration(source: str, limit_s: float | None) -> None:
         )
 
 
-def _write_original(source: str, path: str, rate: str | None) -> None:
+def _write_original(source: str, path: str, options: Options) -> None:
     """The sound as it was, to be compared with the voices."""
     from lipsep.constants import SAMPLE_RATE
-    from lipsep.media.reading import read_recorded_audio, recorded_form
+    from lipsep.media.clip import FileClip
     from lipsep.media.writing import WavWriter
 
-    form = recorded_form(source) if rate == "original" else (SAMPLE_RATE, 1)
-    with WavWriter(path, sample_rate=form[0], n_channels=form[1]) as wav:
-        for block in read_recorded_audio(source, *form):
+    clip, rate = FileClip(source, options.audio_track), options.rate
+    sample_rate, weights = clip.recorded_form() if rate == "original" else (SAMPLE_RATE, [1])
+    with WavWriter(path, sample_rate=sample_rate, n_channels=len(weights)) as wav:
+        for block in clip.recorded_audio() if rate == "original" else clip.audio():
             wav.write(block)
 
 

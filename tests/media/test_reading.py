@@ -16,7 +16,7 @@ from clips import TONE_LEVEL, colours, is_flash, make_clip, picture, repeat_clip
 
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import MediaError
-from lipsep.media import containers
+from lipsep.media import containers, decoding
 from lipsep.media.reading import load_audio, probe, read_audio, read_frames
 from lipsep.media.writing import WavWriter, mux
 
@@ -321,7 +321,7 @@ def test_joined_transport_streams_go_on_behind_the_joint(tmp_path):
 
 
 def test_damaged_timestamps_neither_stall_nor_flood():
-    timeline = containers.Timeline("clip.mp4", zero_s=1.0, max_gaps_s=5000.0)
+    timeline = decoding.Timeline("clip.mp4", zero_s=1.0, max_gaps_s=5000.0)
     assert timeline.place(0.9, 0.0) == pytest.approx(-0.1)  # before time 0: the reader leaves it out
     assert timeline.place(1.04, 0.04) == pytest.approx(0.04)
     assert timeline.place(None, 0.08) == 0.08

@@ -29,7 +29,8 @@ def evaluate(
     sweep: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also score under noise, talkers, offset, occlusion, missing, swap, or all; may be repeated."
+            help="Also score under noise, talkers, off screen, hidden, room, offset, occlusion, missing, swap, or all; "
+            "may be repeated."
         ),
     ] = None,
     noise: Annotated[Path | None, typer.Option(help="Noise files for the sweep; default: pink noise.")] = None,

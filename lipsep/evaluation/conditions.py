@@ -4,6 +4,10 @@
 - talkers: 3 and 4 voices, the further ones from other cases, as loud as the mean of those there;
 - offset: lips up to 200 ms early (negative) or late against the sound, in whole video frames of 40 ms;
 - occlusion: a grey square over a quarter or all of every picture, at one place, as by a microphone or a hand;
+- off screen: a third voice that nobody asks for; or one of the two people is heard and never seen, and not asked for;
+- hidden: one of the people, drawn by the case's name, never shows a mouth and is asked for all the same;
+- room: everyone speaks from another place in a small room (4.6 x 3.4 x 2.5 m, reverberation time 0.25 s, image
+  sources by pyroomacoustics); what is to be heard is each voice as the room makes it sound;
 - missing: no usable picture for half or for all of the time (zeros, as `lipsep.lips.reading` gives);
 - swap: the faces change places. The voices must follow: scores stay, and the two-cue share stays.
 """
@@ -16,8 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.signal import fftconvolve
 
-from lipsep.constants import FPS
+from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import MediaError
 from lipsep.evaluation.cases import Case, Cases
 from lipsep.media.reading import load_audio
@@ -109,10 +114,10 @@ def _talkers(n_talkers: int) -> Apply:
         for step in range(1, n_cases):
             other = setting.cases.load((index + step) % n_cases)
             for k, source in enumerate(other.sources):
-                if len(case.sources) == n_talkers:
-                    return case
                 if source not in case.sources:
                     case = _joined(case, other, k)
+                if len(case.sources) == n_talkers:
+                    return case
         raise MediaError(f"the data has too few clips for mixtures of {n_talkers}: leave the sweep 'talkers' out")
 
     return apply
@@ -140,6 +145,63 @@ def _joined(case: Case, other: Case, k: int) -> Case:
         lips=lips,
         faces=(*case.faces, *other.faces[k : k + 1]),
     )
+
+
+def _third_voice(setting: Setting, case: Case, index: int) -> Case:
+    """One voice more in the mixture, of somebody who is neither seen nor asked for."""
+    joined = _talkers(len(case.sources) + 1)(setting, case, index)
+    return replace(case, mixture=joined.mixture)
+
+
+def _alone(_setting: Setting, case: Case, _index: int) -> Case:
+    """One person of the case, as if nobody else were in the picture."""
+    k = int(_rng(case).integers(len(case.sources)))
+    return replace(
+        case,
+        sources=case.sources[k : k + 1],
+        talkers=case.talkers[k : k + 1],
+        gains_db=case.gains_db[k : k + 1],
+        references=case.references[k : k + 1],
+        lips=case.lips[k : k + 1],
+        faces=case.faces[k : k + 1],
+    )
+
+
+def _hidden(_setting: Setting, case: Case, _index: int) -> Case:
+    lips = case.lips.copy()
+    lips[int(_rng(case).integers(len(lips)))] = 0
+    return replace(case, lips=lips)
+
+
+ROOM_M = (4.6, 3.4, 2.5)
+ROOM_T60_S = 0.25
+MICROPHONE_M = (2.1, 1.2, 1.2)
+
+
+def _room(_setting: Setting, case: Case, _index: int) -> Case:
+    """The voices in a room, each 1 to 2 m from the microphone, its first arrival in step with its lips."""
+    try:
+        import pyroomacoustics as room_acoustics
+    except ImportError:
+        raise MediaError("the sweep 'room' needs pyroomacoustics: pip install 'lipsep[eval]'") from None
+    rng, n_samples = _rng(case), len(case.mixture)
+    absorption, order = room_acoustics.inverse_sabine(ROOM_T60_S, ROOM_M)
+    room = room_acoustics.ShoeBox(
+        ROOM_M, fs=SAMPLE_RATE, materials=room_acoustics.Material(absorption), max_order=min(order, 12)
+    )
+    room.add_microphone(MICROPHONE_M)
+    for _ in case.references:
+        angle, distance = rng.uniform(0.15 * np.pi, 0.85 * np.pi), rng.uniform(1.0, 2.0)  # in front of it
+        ahead = np.array([np.cos(angle), np.sin(angle), 0.0]) * distance
+        room.add_source(np.clip(MICROPHONE_M + ahead, 0.2, np.subtract(ROOM_M, 0.2)))
+    room.compute_rir()
+    voices = []
+    for reference, response in zip(case.references, room.rir[0], strict=True):
+        direct = int(np.abs(response).argmax())
+        voice = fftconvolve(reference, response)[direct : direct + n_samples]
+        voices.append(voice * np.sqrt(np.mean(np.square(reference)) / max(np.mean(np.square(voice)), 1e-12)))
+    references = np.stack(voices).astype(np.float32)
+    return replace(case, references=references, mixture=references.sum(0))
 
 
 def _offset(milliseconds: int) -> Apply:
@@ -194,6 +256,12 @@ def _swap(_setting: Setting, case: Case, _index: int) -> Case:
 SWEEPS: dict[str, list[Condition]] = {
     "noise": [Condition(f"noise {level} dB", _noise(level)) for level in NOISE_DB],
     "talkers": [Condition(f"{n} talkers", _talkers(n)) for n in TALKERS],
+    "off screen": [
+        Condition("a third voice off screen", _third_voice),
+        Condition("one visible, the other off screen", _alone, needs_lips=True),
+    ],
+    "hidden": [Condition("one mouth never visible", _hidden, needs_lips=True)],
+    "room": [Condition("a small room", _room)],
     "offset": [Condition(f"lips {level:+d} ms", _offset(level), needs_lips=True) for level in OFFSET_MS],
     "occlusion": [Condition(f"{s:.0%} of the mouth hidden", _occlusion(s), needs_lips=True) for s in OCCLUDED],
     "missing": [Condition(f"lips missing {s:.0%} of the time", _missing(s), needs_lips=True) for s in MISSING],

@@ -251,6 +251,7 @@ class LipChoice(nn.Module):
         self.video_linear = nn.Linear(self.video_encoder.feature_dim, c.score_dim)
         self.activity = VoiceActivity(c.bands, c.score_channels, c.score_dim)
         self.lag_prior = nn.Parameter(torch.zeros(2 * c.max_lag + 1))
+        self.certainty = nn.Parameter(torch.tensor(0.05))  # neighbouring frames say nearly the same
         self.max_lag = c.max_lag
         self.register_buffer("choices", assignments(c.n_src, c.n_voices), persistent=False)  # (A, n, V)
 
@@ -272,7 +273,7 @@ class LipChoice(nn.Module):
             torch.einsum("bnfd,bvdf->bnv", seen[:, :, lag : lag + n_frames], heard)
             for lag in range(2 * self.max_lag + 1)
         ]
-        evidence = torch.stack(per_lag, -1) / math.sqrt(heard.shape[2])  # (B, n, V, lags)
+        evidence = self.certainty * torch.stack(per_lag, -1)  # (B, n, V, lags)
         return torch.logsumexp(evidence + self.lag_prior.log_softmax(0), -1)
 
 

@@ -168,6 +168,36 @@ def test_more_talkers_add_up_and_bring_their_lips():
         condition("talkers", "4 talkers", case(0, 1), case(0, 1, name="toy-0001"))
 
 
+def test_a_voice_off_screen_is_heard_and_not_asked_for():
+    two = case(0, 1)
+    more = condition("off screen", "a third voice off screen", two, case(1, 2, name="toy-0001"))
+    assert len(more.references) == len(more.lips) == 2
+    stranger = more.mixture - two.mixture
+    assert np.std(stranger) == pytest.approx(np.std(two.references), rel=0.1)
+    one = condition("off screen", "one visible, the other off screen", two)
+    assert len(one.references) == len(one.lips) == len(one.sources) == 1
+    np.testing.assert_array_equal(one.mixture, two.mixture)
+
+
+def test_one_mouth_is_never_visible_and_its_voice_is_still_asked_for():
+    hidden = condition("hidden", "one mouth never visible", case(0, 1))
+    assert sorted(float(np.abs(lips).max()) > 0 for lips in hidden.lips) == [False, True]
+    assert len(hidden.references) == 2
+
+
+def test_a_room_is_heard_and_leaves_voices_where_they_were():
+    pytest.importorskip("pyroomacoustics", reason="the room is simulated by pyroomacoustics")
+    two = case(0, 1)
+    room = condition("room", "a small room", two)
+    np.testing.assert_allclose(room.references.sum(0), room.mixture, atol=1e-5)
+    np.testing.assert_array_equal(room.mixture, condition("room", "a small room", two).mixture)
+    for dry, wet in zip(two.references, room.references, strict=True):
+        assert np.std(wet) == pytest.approx(np.std(dry), rel=0.05)
+        likeness = np.correlate(wet, dry[800:-800], "valid") / np.std(dry) / np.std(wet) / len(dry[800:-800])
+        assert abs(int(likeness.argmax()) - 800) <= 16  # in step to 1 ms
+        assert 0.2 < likeness.max() < 0.97  # and not the same
+
+
 def test_late_lips_show_what_was_said_before():
     counting = replace(case(0, 1), lips=np.arange(50, dtype=np.float32)[None, :, None, None] * np.ones((2, 1, 8, 8)))
     late = condition("offset", "lips +200 ms", counting).lips[0, :, 0, 0]

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-httpx = pytest.importorskip("httpx")
+pytest.importorskip("httpx")
+import httpx
 
 PATIENCE_S = 240.0
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from lipsep.commands.terminal import complain
+from lipsep.system.environment import Stopped
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -42,5 +47,10 @@ def listen(app: FastAPI, host: str, port: int, what: str) -> None:
             http=ImpatientProtocol,
             timeout_graceful_shutdown=ENDS_WITHIN_S,
         )
-    finally:  # also after a second Ctrl-C, when uvicorn leaves everything as it is
+    except Stopped:
+        app.state.close()  # again, if need be: after a second Ctrl-C uvicorn leaves everything as it is
+        complain("stopped")
+        sys.stdout.flush()
+        os._exit(128 + Stopped.signal_number)  # whatever threads of libraries still wait for
+    finally:
         app.state.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
 from lipsep.errors import OptionError, OutputError
@@ -26,6 +27,8 @@ from lipsep.system.outputs import writing_to
 from lipsep.version import __version__
 
 _COPY_BYTES = 2**20
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,16 @@ def create_app(
         docs_url=None,  # that page fetches its scripts from elsewhere
         responses=common,
     )
-    app.state.close = close
+    app.state.close, app.state.data = close, data
     room = Room(data, int(limits.disk_mb * 2**20), int(limits.address_mb * 2**20), folders_of)
     max_bytes = int(limits.upload_mb * 2**20) + FORM_BYTES
     app.add_middleware(Gate, names=names, max_bytes=max_bytes, token=token, room=room)
     unknown = {404: {"model": Problem, "description": "no such job, or not any more"}}
+
+    @app.exception_handler(OutputError)
+    def cannot_store(_: Request, error: OutputError) -> JSONResponse:
+        log.warning("%s", error)
+        return JSONResponse({"detail": "the server cannot store anything at present: come back later"}, 507)
 
     def found(job_id: str) -> dict:
         job = store.get(job_id)
@@ -148,8 +156,8 @@ def create_app(
             step=step if job["status"] == RUNNING else None,
             progress=min(1.0, completed / total) if total and job["status"] == RUNNING else None,
             message=job["message"],
-            files=[*job["report"]["files"], "report.json"] if job["status"] == DONE else [],
-            people=len(job["report"]["tracks"]) if job["status"] == DONE else None,
+            files=[*job["report"].get("files", []), "report.json"] if job["status"] == DONE else [],
+            people=len(job["report"].get("tracks", [])) if job["status"] == DONE else None,
         )
 
     @app.post(
@@ -175,10 +183,10 @@ def create_app(
                 (folder / UPLOAD).mkdir(parents=True, mode=0o700)
                 with (folder / UPLOAD / name).open("wb") as copy:
                     shutil.copyfileobj(file.file, copy, _COPY_BYTES)
-        except OutputError as error:
+            job = store.add(name, options.model_dump(exclude={"overwrite"}), job_id)
+        except OutputError:
             shutil.rmtree(folder, ignore_errors=True)
-            raise HTTPException(507, "the server cannot store files at present: come back later") from error
-        job = store.add(name, options.model_dump(exclude={"overwrite"}), job_id)
+            raise
         senders[job_id] = request.client.host if request.client else ""
         runner.announce()
         return shown(job)

@@ -16,7 +16,11 @@ class Database(Protocol):
     """One connection, which several threads may use; places for values are written as ?."""
 
     def run(self, statement: str, values: tuple = ()) -> list[dict[str, Any]]:
-        """Do it at once and for good; rows as dicts."""
+        """Do it at once and for good; rows as dicts.
+
+        Raises:
+            OutputError: it cannot be done: the disk is full, the database is damaged, gone or another program's.
+        """
 
     def close(self) -> None: ...
 
@@ -34,11 +38,15 @@ def open_database(file: Path, url: str | None = None) -> Database:
     return PostgresDatabase(url)
 
 
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
 class SqliteDatabase:
     """A file; locked, so that no second server takes its jobs."""
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._path = threading.Lock(), path
         try:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=1.0)
             self._db.row_factory = sqlite3.Row
@@ -46,12 +54,21 @@ class SqliteDatabase:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("BEGIN EXCLUSIVE")  # the lock is kept until the connection is closed
             self._db.execute("COMMIT")
+            found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.Error as error:
             raise OutputError(f"cannot use '{path}' ({error}): another server may; choose another --data") from error
+        if found != "ok":
+            self._db.close()
+            raise OutputError(f"'{path}' is damaged ({_one_line(found)}): restore a copy, or choose another --data")
 
     def run(self, statement: str, values: tuple = ()) -> list[dict[str, Any]]:
-        with self._lock:
-            return [dict(row) for row in self._db.execute(statement, values).fetchall()]
+        try:
+            with self._lock:
+                return [dict(row) for row in self._db.execute(statement, values).fetchall()]
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"cannot use '{self._path}' ({_one_line(error)}): free some space, or restore it"
+            ) from error
 
     def close(self) -> None:
         with self._lock:
@@ -77,6 +94,8 @@ class PostgresDatabase:
                 self._db.close()
                 self._db = self._connect()
                 return self._execute(statement, values)
+            except self._psycopg.Error as error:
+                raise OutputError(f"cannot use the PostgreSQL database ({_one_line(error)})") from error
 
     def close(self) -> None:
         with self._lock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 import threading
 import time
@@ -9,12 +11,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lipsep.errors import OutputError, plain_reason
 from lipsep.separation.options import Options
 from lipsep.services.http.store import DONE, FAILED, JobStore
 from lipsep.services.process import OPENING_LIMIT_S, WorkerProcess
 
+log = logging.getLogger(__name__)
+
 _LOOK_EVERY_S = 0.5  # for new jobs that were not announced, and for old ones
 UPLOAD, RESULTS = "input", "results"  # inside a job's folder
+_JOB_NAME = re.compile(r"[\w-]{32}")
 
 
 class Runner:
@@ -39,6 +45,7 @@ class Runner:
         self._running: dict[str, threading.Event] = {}  # stops a job
         self.progress: dict[str, tuple[str, int, int | None]] = {}  # of running jobs: step, completed, total
         self.totals: Counter[str] = Counter()  # since the start: jobs by status, seconds of work and of video
+        self._remove_orphans()
         workers[0].start()
         self._threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in workers]
         for thread in self._threads:
@@ -69,9 +76,14 @@ class Runner:
 
     def _work(self, worker: WorkerProcess) -> None:
         while not self._ended.is_set():
-            job = self._store.take()
+            try:
+                job = self._store.take()
+                if job is None:
+                    self._sweep()
+            except OutputError as error:  # the disk is full, perhaps not for long
+                log.warning("%s", error)
+                job = None
             if job is None:
-                self._sweep()
                 self._news.wait(_LOOK_EVERY_S)
                 self._news.clear()
                 continue
@@ -80,11 +92,20 @@ class Runner:
                 return
             try:
                 self._separate(worker, job, stop)
+            except Exception as error:  # a defect, or an entry that somebody has tampered with: the others are served
+                log.exception("job %s", job["id"])
+                self._end(job, FAILED, {}, plain_reason(error) or f"unexpected {type(error).__name__}: {error}")
             finally:
                 self._running.pop(job["id"], None)
                 self.progress.pop(job["id"], None)
-            if self._store.get(job["id"]) is None:  # cancelled meanwhile
+            if self._is_cancelled(job, stop):
                 shutil.rmtree(self._store.folder / job["id"], ignore_errors=True)
+
+    def _is_cancelled(self, job: dict[str, Any], stop: threading.Event) -> bool:
+        try:
+            return self._store.get(job["id"]) is None
+        except OutputError:
+            return stop.is_set() and not self._ended.is_set()
 
     def _separate(self, worker: WorkerProcess, job: dict[str, Any], stop: threading.Event) -> None:
         folder = self._store.folder / job["id"]
@@ -96,7 +117,7 @@ class Runner:
         outcome = worker.separate(
             source,
             folder / RESULTS,
-            Options.of(**job["options"], overwrite=True),
+            Options.of(**{**job["options"], "overwrite": True}),
             progress=progress,
             stop=stop,
             time_limit_s=self._time_limit_s,
@@ -113,8 +134,22 @@ class Runner:
 
     def _end(self, job: dict[str, Any], status: str, report: dict[str, Any], message: str) -> None:
         self.totals[status] += 1
-        self._store.end(job["id"], status, report, message)
+        while not self._ended.is_set():
+            try:
+                self._store.end(job["id"], status, report, message)
+                break
+            except OutputError as error:  # as above; without this note the job would be done again
+                log.warning("%s", error)
+                self._ended.wait(_LOOK_EVERY_S)
         shutil.rmtree(self._store.folder / job["id"] / UPLOAD, ignore_errors=True)
+
+    def _remove_orphans(self) -> None:
+        """Files of jobs that no list knows: the server was killed between storing an upload and noting it."""
+        known = self._store.ids()
+        for folder in self._store.folder.iterdir():
+            is_job = _JOB_NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
+            if is_job and folder.name not in known and {path.name for path in folder.iterdir()} <= {UPLOAD, RESULTS}:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _sweep(self) -> None:
         for job_id in self._store.ended_before(time.time() - self._keep_s):

@@ -21,7 +21,9 @@ _TABLE = """CREATE TABLE IF NOT EXISTS jobs (
 
 
 class JobStore:
-    """Jobs as dicts with the columns of the table; `options` and `report` are JSON objects.
+    """Jobs as dicts with the columns of the table; `options` and `report` are JSON objects, {} where they are damaged.
+
+    All methods raise OutputError where the database cannot be used.
 
     Args:
         folder: holds jobs.sqlite and a folder of files for each job; made if needed.
@@ -54,6 +56,10 @@ class JobStore:
         """One job, or None."""
         rows = self._db.run("SELECT * FROM jobs WHERE id = ?", (job_id,))
         return _decoded(rows[0]) if rows else None
+
+    def ids(self) -> set[str]:
+        """Of all jobs."""
+        return {row["id"] for row in self._db.run("SELECT id FROM jobs")}
 
     def take(self) -> dict[str, Any] | None:
         """The job that has waited longest, running from now on; None if none waits."""
@@ -100,4 +106,12 @@ def new_id() -> str:
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "options": json.loads(row["options"]), "report": json.loads(row["report"])}
+    return {**row, "options": _json_object(row["options"]), "report": _json_object(row["report"])}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -22,7 +22,7 @@ from lipsep.constants import SAMPLE_RATE
 from lipsep.data.clips.clips import TalkingClips
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures
 from lipsep.data.mixing.mouth_augmentation import MouthConfig
-from lipsep.data.mixtures.training import TRAINING, PublishedTraining, open_split
+from lipsep.data.mixtures.training import TRAINING, FinishedTraining, open_split
 from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.lips.recipes import CROP_SIZE, lip_recipe
 
@@ -86,7 +86,7 @@ def main() -> None:
             "shards, pixels (mouth_88), cut and mirrored": Mixtures(
                 filmed, None, None, still, lip_recipe("mouth_88"), endless, 0
             ),
-            "published folder, pixels (mouth_88)": PublishedTraining(
+            "published folder, pixels (mouth_88)": FinishedTraining(
                 published, lip_recipe("mouth_88"), 2.0, endless, 0, drawn=True
             ),
             "shards, drawn mouths (mesh_88)": Mixtures(filmed, None, None, still, lip_recipe("mesh_88"), endless, 0),

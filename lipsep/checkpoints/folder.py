@@ -25,12 +25,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lipsep.checkpoints.hub import CONFIG, PICKLES, PUBLISHED, WEIGHTS, WeightsEntry, from_hub
+from lipsep.checkpoints.hub import CONFIG, DOLPHIN, PICKLES, WEIGHTS, WeightsEntry, from_hub
 from lipsep.constants import FPS
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import SeparationModel, create_model, list_models, model_config
-from lipsep.models.keys.dolphin import is_published
-from lipsep.models.released import list_published, published_model
+from lipsep.models.keys.dolphin import is_released
+from lipsep.models.released import list_released, released_model
 from lipsep.onnx.runtime import SUFFIX, OnnxModel
 from lipsep.system.outputs import whole_file
 
@@ -67,7 +67,7 @@ def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.devi
     return _load_folder(folder).to(map_location).eval()
 
 
-def load_published(
+def load_released(
     name: str, files: Sequence[str | os.PathLike], map_location: str | torch.device = "cpu"
 ) -> SeparationModel:
     """The model `name` with weights that its authors released, in evaluation mode.
@@ -82,7 +82,7 @@ def load_published(
         WeightsError: a file is missing, damaged, unsafe or another model's; the message names the key that misfits.
         ModelError: no model has this name.
     """
-    model = published_model(name, [_read_file(Path(file)) for file in files])
+    model = released_model(name, [_read_file(Path(file)) for file in files])
     names = ", ".join(Path(file).name for file in files)
     _check_keys(model.state_dict(), model, Path(names))
     model.metadata = {"licence": "as the authors state", "provenance": f"released by the authors of {name}: {names}"}
@@ -132,7 +132,7 @@ def available_weights() -> list[WeightsEntry]:
                 provenance=card.get("provenance", "not stated"),
             )
         )
-    return [*entries, PUBLISHED]
+    return [*entries, DOLPHIN]
 
 
 def _load_folder(folder: Path) -> SeparationModel:
@@ -140,9 +140,9 @@ def _load_folder(folder: Path) -> SeparationModel:
     state = _read_weights(folder)
     if "lipsep" in card:
         model = _model_of(card, folder)
-    elif is_published(set(state)):
-        model = published_model("dolphin", [state])
-        model.metadata = {"licence": PUBLISHED.licence, "provenance": PUBLISHED.provenance, "teacher": "av_hubert"}
+    elif is_released(set(state)):
+        model = released_model("dolphin", [state])
+        model.metadata = {"licence": DOLPHIN.licence, "provenance": DOLPHIN.provenance, "teacher": "av_hubert"}
         state = model.state_dict()
     else:
         raise WeightsError(
@@ -224,7 +224,7 @@ def _check_keys(state: Mapping[str, Tensor], model: SeparationModel, folder: Pat
 def _unknown(name: str) -> str:
     packaged = [entry.name for entry in available_weights()]
     if name in list_models():
-        released = "give the files that its authors released with --weights, " if name in list_published() else ""
+        released = "give the files that its authors released with --weights, " if name in list_released() else ""
         return (
             f"'{name}' is a known model, but no weights for it are packaged (there are: {', '.join(packaged)}): "
             f'train it, {released}or use lipsep.create_model("{name}") for fresh ones'

@@ -24,7 +24,7 @@ class WeightsEntry:
     provenance: str
 
 
-PUBLISHED = WeightsEntry(
+DOLPHIN = WeightsEntry(
     name="JusperLee/Dolphin",
     model="dolphin",
     licence="source code Apache-2.0; weights without a licence of their own, not cleared for commercial use",
@@ -35,9 +35,9 @@ PUBLISHED = WeightsEntry(
         "whose licence is for non-commercial research"
     ),
 )
-_NOTICE = f"""Weights of {PUBLISHED.name} (https://huggingface.co/{PUBLISHED.name}), downloaded once, {{size}}.
-  Licence: {PUBLISHED.licence}.
-  Provenance: {PUBLISHED.provenance}.
+_NOTICE = f"""Weights of {DOLPHIN.name} (https://huggingface.co/{DOLPHIN.name}), downloaded once, {{size}}.
+  Licence: {DOLPHIN.licence}.
+  Provenance: {DOLPHIN.provenance}.
   The authors' notice: https://github.com/JusperLee/Dolphin/blob/main/MODEL_PROVENANCE.md"""
 
 
@@ -57,7 +57,7 @@ def from_hub(name: str) -> Path:
                 "run once online, or pass a folder that holds its config.json and model.safetensors"
             ) from None
     generic = f"Downloading weights of {name} (https://huggingface.co/{name}): look up their licence there."
-    notice = _NOTICE.format(size=f"{PUBLISHED.size / 1e6:.0f} MB") if name == PUBLISHED.name else generic
+    notice = _NOTICE.format(size=f"{DOLPHIN.size / 1e6:.0f} MB") if name == DOLPHIN.name else generic
     print(notice, file=sys.stderr)
     try:
         fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))

@@ -57,13 +57,13 @@ def profile(
     if rows:
         typer.echo(as_text(rows), nl=False)
     if out is not None and rows:
-        from lipsep.evaluation.paper_tables import PUBLISHED_AS, published_quality
+        from lipsep.evaluation.paper_tables import PAPER_NAMES, paper_quality
         from lipsep.plots.cost import draw_quality_cost
 
         out.mkdir(parents=True, exist_ok=True)
         for kind, text in (("txt", as_text(rows)), ("md", as_markdown(rows)), ("csv", as_csv(rows))):
             (out / f"profile.{kind}").write_text(text, encoding="utf-8")
-        if any(PUBLISHED_AS.get(row.name, row.name) in published_quality() for row in rows):
+        if any(PAPER_NAMES.get(row.name, row.name) in paper_quality() for row in rows):
             draw_quality_cost(out / "profile.csv", out / "quality_cost")
         typer.echo(f"written: '{out}'")
     if failed:

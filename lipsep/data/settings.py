@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -24,10 +24,11 @@ class SyntheticPart(Strict):
 
 
 class DataPart(Strict):
-    """Which corpora, and how they are mixed (`lipsep.data.mixing.mixing`): `published`, `filmed` or `synthetic`."""
+    """Which corpora, and how they are mixed (`lipsep.data.mixing.mixing`): `finished`, `filmed` or `synthetic`."""
 
     synthetic: SyntheticPart | None = None
-    published: Path | None = None  # finished mixtures, wav16k/min with tr/ and cv/; of `mixing` they know the length
+    # Finished mixtures, wav16k/min with tr/ and cv/, for which `mixing` says the length alone; `published` in 0.1:
+    finished: Path | None = Field(None, validation_alias=AliasChoices("finished", "published"))
     filmed: Path | None = None  # what `lipsep prepare` wrote, or a folder of video clips, one talker in each picture
     # A prepared corpus has splits of its own. Where there are none, names that begin so are never trained on:
     filmed_test_prefixes: tuple[str, ...] = ()
@@ -39,10 +40,10 @@ class DataPart(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> DataPart:
-        if sum(corpus is not None for corpus in (self.filmed, self.synthetic, self.published)) != 1:
+        if sum(corpus is not None for corpus in (self.filmed, self.synthetic, self.finished)) != 1:
             raise ValueError(
-                "needs either 'filmed' (a folder of clips), 'published' (of mixtures) or 'synthetic' (talkers made up)"
+                "needs either 'filmed' (a folder of clips), 'finished' (of mixtures) or 'synthetic' (talkers made up)"
             )
-        if self.published and (self.unfilmed or self.noises):
-            raise ValueError("'published' mixtures are finished: leave 'unfilmed' and 'noises' out")
+        if self.finished and (self.unfilmed or self.noises):
+            raise ValueError("'finished' mixtures are finished: leave 'unfilmed' and 'noises' out")
         return self

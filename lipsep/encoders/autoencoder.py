@@ -82,7 +82,7 @@ class FrameAutoencoder(VideoEncoder):
         return pictures.squeeze(1).unflatten(0, features.shape[:2])
 
 
-def published_key(name: str) -> str:
+def released_key(name: str) -> str:
     """The key of AVLIT's and BIN's released autoencoders for one of ours."""
     part, _, rest = name.partition(".")
     return f"{part}.layers.{rest}"

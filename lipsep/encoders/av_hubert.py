@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.encoders.resnet18_3d import ResNet18Lips, published_key
+from lipsep.encoders.resnet18_3d import ResNet18Lips, released_key
 from lipsep.errors import WeightsError
 
 HEAD_DIM = 64  # in both published sizes
@@ -148,7 +148,7 @@ def avhubert_key(name: str) -> str:
     """The checkpoint's key (without the wrapper of fine-tuned models) for one of `AVHubert`'s."""
     part, _, rest = name.partition(".")
     if part == "resnet":
-        return f"feature_extractor_video.resnet.{published_key(rest)}"
+        return f"feature_extractor_video.resnet.{released_key(rest)}"
     if part == "place":
         weight_norm = {
             "conv.parametrizations.weight.original0": "weight_g",

@@ -30,7 +30,7 @@ from lipsep.kernels.attention import scaled_attention
 from lipsep.kernels.precision import full_precision
 from lipsep.kernels.taylor import TaylorAttention
 
-PUBLISHED_LAYERS = (
+PAPER_LAYERS = (
     "residual",
     "compress_space",
     "consecutive_residual",
@@ -316,7 +316,7 @@ class LipDecoder(nn.Module):
     def __init__(
         self,
         lip_size: int = 88,
-        layers: tuple[str, ...] = PUBLISHED_LAYERS,
+        layers: tuple[str, ...] = PAPER_LAYERS,
         init_channels: int = 4,
         max_channels: int = 32,
         gate_bias: float = -10.0,
@@ -365,7 +365,7 @@ class DPLipCoder(VideoEncoder):
         self,
         kind: str = "dp_lipcoder",
         lip_size: int = 88,
-        layers: tuple[str, ...] = PUBLISHED_LAYERS,
+        layers: tuple[str, ...] = PAPER_LAYERS,
         init_channels: int = 4,
         max_channels: int = 32,
         gate_bias: float = -10.0,

@@ -85,7 +85,7 @@ class ResNet18Lips(VideoEncoder):
         return x.unflatten(0, (len(lips), -1))
 
 
-def published_key(name: str) -> str:
+def released_key(name: str) -> str:
     """The key of CTCNet's, RTFS-Net's and IIANet's released lip-reading models for one of `resnet18_3d`'s."""
     name = re.sub(r"^front\.weight", "frontend3D.0.weight", name)
     name = re.sub(r"^front\.norm", "frontend3D.1", name)

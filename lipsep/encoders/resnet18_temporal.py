@@ -96,7 +96,7 @@ _TEMPORAL = {"norm_in": "norm_0", "expand": "conv1x1", "norm_hidden": "norm_1", 
 _TEMPORAL |= {"activation": "prelu", "norm_out": "norm_2", "contract": "pw_conv"}
 
 
-def published_key(name: str) -> str:
+def released_key(name: str) -> str:
     """The key in the authors' checkpoints of one of this encoder's state-dict keys."""
     part, _, rest = name.partition(".")
     if part == "stages":

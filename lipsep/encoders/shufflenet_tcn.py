@@ -120,7 +120,7 @@ IGNORED = ("tcn.tcn_trunk.network.*.net.*", "tcn.tcn_output.*")
 """Second names of the same weights, and the word classifier."""
 
 
-def published_key(name: str) -> str:
+def released_key(name: str) -> str:
     """The key in the released lip-reading checkpoint of one of this encoder's state-dict keys."""
     for ours, theirs in _KEYS:
         name = re.sub(ours, theirs, name)

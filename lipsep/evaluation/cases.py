@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from lipsep.constants import SAMPLES_PER_FRAME
-from lipsep.data.mixtures.folders import PublishedMixtures, check_pixels, fit_frames
+from lipsep.data.mixtures.folders import FinishedMixtures, check_pixels, fit_frames
 from lipsep.data.mixtures.manifest import MixtureRow, mix, read_manifest, sources_of
 from lipsep.data.names import talker_of
 from lipsep.errors import MediaError
@@ -135,8 +135,8 @@ class FolderCases:
     """Finished mixtures on disk, see `lipsep.data.mixtures.folders`."""
 
     def __init__(self, folder: Path, recipe_name: str | None) -> None:
-        self.published, self.recipe_name = PublishedMixtures(folder), recipe_name
-        self.names = self.published.names
+        self.folder, self.recipe_name = FinishedMixtures(folder), recipe_name
+        self.names = self.folder.names
         if recipe_name is not None:
             check_pixels(folder, recipe_name)
 
@@ -148,14 +148,14 @@ class FolderCases:
 
     def load(self, index: int) -> Case:
         name = self.names[index]
-        mixture, references = self.published.sound(name)
-        ids, gains_db = zip(*self.published.parts(name), strict=True)
+        mixture, references = self.folder.sound(name)
+        ids, gains_db = zip(*self.folder.parts(name), strict=True)
         lips = None
         if self.recipe_name is not None:
             n_frames = len(mixture) // SAMPLES_PER_FRAME
             mixture, references = (sound[..., : n_frames * SAMPLES_PER_FRAME] for sound in (mixture, references))
             size = lip_recipe(self.recipe_name).size
-            lips = np.stack([fit_frames(self.published.mouth(name, identity, size), n_frames) for identity in ids])
+            lips = np.stack([fit_frames(self.folder.mouth(name, identity, size), n_frames) for identity in ids])
         return Case(name, ids, tuple(map(talker_of, ids)), gains_db, mixture, references, lips)
 
 

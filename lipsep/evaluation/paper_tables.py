@@ -6,15 +6,15 @@ import json
 from importlib.resources import files
 from typing import Any
 
-PUBLISHED_AS = {"rtfsnet_12": "rtfsnet", "swiftnet_12": "swiftnet"}
+PAPER_NAMES = {"rtfsnet_12": "rtfsnet", "swiftnet_12": "swiftnet"}
 
 
-def published() -> dict[str, Any]:
+def paper_tables() -> dict[str, Any]:
     """The published tables; ``_source`` says from where."""
-    return json.loads(files("lipsep").joinpath("assets/published.json").read_text(encoding="utf-8"))
+    return json.loads(files("lipsep").joinpath("assets/paper_tables.json").read_text(encoding="utf-8"))
 
 
-def published_quality() -> dict[str, float]:
+def paper_quality() -> dict[str, float]:
     """SI-SNRi in dB on LRS2-2Mix by Dolphin's Table 3."""
-    table = published()["dolphin"]["table3"]
+    table = paper_tables()["dolphin"]["table3"]
     return {name: row[0] for name, row in table.items() if name != "columns"}

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lipsep.evaluation.paper_tables import PUBLISHED_AS, published
+from lipsep.evaluation.paper_tables import PAPER_NAMES, paper_tables
 from lipsep.evaluation.summary import summarise
 from lipsep.evaluation.tables import read_rows
 
@@ -129,7 +129,7 @@ def _read_profiles(file: Path) -> dict[str, dict[str, str]]:
     if not file.is_file():
         return {}
     with file.open(newline="", encoding="utf-8") as lines:
-        return {PUBLISHED_AS.get(row["model"], row["model"]): row for row in csv.DictReader(lines)}
+        return {PAPER_NAMES.get(row["model"], row["model"]): row for row in csv.DictReader(lines)}
 
 
 def pages(data: Path) -> dict[str, str]:
@@ -194,7 +194,7 @@ def _own(stored: Stored) -> str:
 
 
 def _dolphin(stored: Stored) -> str:
-    tables = published()["dolphin"]
+    tables = paper_tables()["dolphin"]
     parts = [LEGEND, "## Table 3: three corpora"]
     columns = tables["table3"]["columns"]
     lines = []
@@ -214,7 +214,7 @@ def _dolphin(stored: Stored) -> str:
 
 
 def _bin(stored: Stored) -> str:
-    tables = published()["bin"]
+    tables = paper_tables()["bin"]
     parts = [LEGEND]
     for set_name in ("ntcd_timit", "lrs3_wham"):
         table = {"columns": tables["table1"]["columns"][:3], **_first(tables["table1"][set_name], 3)}
@@ -229,7 +229,7 @@ def _bin(stored: Stored) -> str:
 
 
 def _cost(stored: Stored) -> str:
-    tables = published()
+    tables = paper_tables()
     ours = [
         [
             row["model"],

@@ -199,7 +199,7 @@ class Adapt(nn.Sequential):
         return adapt(x, *self)
 
 
-def published_afrcnn_key(
+def released_afrcnn_key(
     name: str, expand: str = "proj_1x1", gather: str = "last_layer.0", contract: str = "res_conv"
 ) -> str:
     """The key that the published code of CTCNet, AVLIT and BIN has for one of `AFRCNN`'s."""
@@ -216,6 +216,6 @@ def published_afrcnn_key(
     return f"{stem}.{re.sub('^linear', 'conv', inner)}"
 
 
-def published_global_norm_key(name: str) -> str:
+def released_global_norm_key(name: str) -> str:
     """Published code calls the gain and bias of a global norm gamma and beta."""
     return name.replace("norm.weight", "norm.gamma").replace("norm.bias", "norm.beta")

@@ -26,7 +26,7 @@ from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.layers.packed_linear import PackedLinear
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
-from lipsep.models.released import PublishedFile, register_published, within
+from lipsep.models.released import ReleasedFile, register_released, within
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ _TEMPORAL_BLOCK = {
 }
 
 
-def published_key(name: str) -> str | None:
+def released_key(name: str) -> str | None:
     """The published key of one of our state-dict keys; None for the video encoder, released in a file of its own."""
     part, _, rest = name.partition(".")
     if part == "video_encoder":
@@ -208,10 +208,10 @@ def published_key(name: str) -> str | None:
     return name
 
 
-register_published(
+register_released(
     "av_convtasnet",
-    PublishedFile("separator", published_key),
-    PublishedFile("lip-reading video encoder", within("video_encoder.", resnet18_3d.published_key_256)),
+    ReleasedFile("separator", released_key),
+    ReleasedFile("lip-reading video encoder", within("video_encoder.", resnet18_3d.published_key_256)),
 )
 
 

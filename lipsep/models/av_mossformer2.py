@@ -26,7 +26,7 @@ from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm
 from lipsep.layers.waveform import overlap_add
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
-from lipsep.models.released import PublishedFile, register_published
+from lipsep.models.released import ReleasedFile, Rules, register_released, renamed_once
 
 
 @dataclass(frozen=True)
@@ -297,69 +297,72 @@ def av_mossformer2() -> AVMossFormer2Config:
     return AVMossFormer2Config()
 
 
-_OUTSIDE = {
-    "encoder": "encoder.conv1d_U",
-    "norm": "separator.layer_norm",
-    "bottleneck": "separator.bottleneck_conv1x1",
-    "fusion": "separator.av_conv",
-    "decoder": "decoder.basis_signals",
-}
-_MASK_NET = {
-    "position_gain": "pos_enc.scale",
-    "rotation.speeds": "dual_mdl.0.intra_mdl.mdl.flashT.layers.0.rotary_pos_emb.freqs",
-    "norm": "dual_mdl.0.intra_mdl.mdl.norm.norm",
-    "global_norm": "dual_mdl.0.intra_norm",
-    "activation": "prelu",
-    "expand": "conv1d_out",
-    "output": "output.0",
-    "output_gate": "output_gate.0",
-    "to_mask": "conv1_decoder",
-}
-_ATTENTION = {"to_keys": "to_qk", "key_gain": "qk_offset_scale.gamma", "key_bias": "qk_offset_scale.beta"}
-_MEMORY = {
-    "expand": "conv1.0",
-    "activation": "conv1.1",
-    "norm_in": "norm1",
-    "norm_out": "norm2",
-    "contract": "conv2",
-    "to_u": "gated_fsmn.to_u",
-    "to_v": "gated_fsmn.to_v",
-    "memory.linear": "gated_fsmn.fsmn.linear",
-    "memory.project": "gated_fsmn.fsmn.project",
-    "memory.near_conv": "gated_fsmn.fsmn.conv.conv1",
-    "memory.near_norm": "gated_fsmn.fsmn.conv.norm1",
-    "memory.near_activation": "gated_fsmn.fsmn.conv.prelu1",
-    "memory.far_conv": "gated_fsmn.fsmn.conv.conv2",
-    "memory.far_norm": "gated_fsmn.fsmn.conv.norm2",
-    "memory.far_activation": "gated_fsmn.fsmn.conv.prelu2",
-}
-_CONV_MODULE = {"norm.gain": "mdl.0.g", "norm": "mdl.0", "linear": "mdl.1", "conv": "mdl.3.sequential.1.conv"}
+_OUTSIDE: Rules = (
+    (r"encoder", "encoder.conv1d_U"),
+    (r"norm", "separator.layer_norm"),
+    (r"bottleneck", "separator.bottleneck_conv1x1"),
+    (r"fusion", "separator.av_conv"),
+    (r"decoder", "decoder.basis_signals"),
+)
+_MASK_NET: Rules = (
+    (r"position_gain", "pos_enc.scale"),
+    (r"rotation\.speeds", "dual_mdl.0.intra_mdl.mdl.flashT.layers.0.rotary_pos_emb.freqs"),
+    (r"norm", "dual_mdl.0.intra_mdl.mdl.norm.norm"),
+    (r"global_norm", "dual_mdl.0.intra_norm"),
+    (r"activation", "prelu"),
+    (r"expand", "conv1d_out"),
+    (r"output", "output.0"),
+    (r"output_gate", "output_gate.0"),
+    (r"to_mask", "conv1_decoder"),
+)
+_ATTENTION: Rules = (
+    (r"to_keys", "to_qk"),
+    (r"key_gain", "qk_offset_scale.gamma"),
+    (r"key_bias", "qk_offset_scale.beta"),
+)
+_MEMORY: Rules = (
+    (r"expand", "conv1.0"),
+    (r"activation", "conv1.1"),
+    (r"norm_in", "norm1"),
+    (r"norm_out", "norm2"),
+    (r"contract", "conv2"),
+    (r"to_u", "gated_fsmn.to_u"),
+    (r"to_v", "gated_fsmn.to_v"),
+    (r"memory\.linear", "gated_fsmn.fsmn.linear"),
+    (r"memory\.project", "gated_fsmn.fsmn.project"),
+    (r"memory\.near_conv", "gated_fsmn.fsmn.conv.conv1"),
+    (r"memory\.near_norm", "gated_fsmn.fsmn.conv.norm1"),
+    (r"memory\.near_activation", "gated_fsmn.fsmn.conv.prelu1"),
+    (r"memory\.far_conv", "gated_fsmn.fsmn.conv.conv2"),
+    (r"memory\.far_norm", "gated_fsmn.fsmn.conv.norm2"),
+    (r"memory\.far_activation", "gated_fsmn.fsmn.conv.prelu2"),
+)
+_CONV_MODULE: Rules = (
+    (r"norm\.gain", "mdl.0.g"),
+    (r"norm", "mdl.0"),
+    (r"linear", "mdl.1"),
+    (r"conv", "mdl.3.sequential.1.conv"),
+)
 
 
-def _renamed(name: str, names: dict[str, str]) -> str:
-    """`name` with the longest of the beginnings that `names` lists replaced."""
-    begin = max((begin for begin in names if f"{name}.".startswith(f"{begin}.")), key=len, default=None)
-    return name if begin is None else names[begin] + name.removeprefix(begin)
-
-
-def published_key(name: str) -> str:
+def released_key(name: str) -> str:
     """The key in the authors' checkpoint of one of our state-dict keys."""
     part, _, rest = name.partition(".")
     if part == "video_encoder":
-        return "ref_encoder." + resnet18_temporal.published_key(rest)
+        return "ref_encoder." + resnet18_temporal.released_key(rest)
     if part != "mask_net":
-        return "sep_network." + _renamed(name, _OUTSIDE)
+        return "sep_network." + renamed_once(name, _OUTSIDE)
     if not rest.startswith("layers."):
-        return "sep_network.separator.masknet." + _renamed(rest, _MASK_NET)
+        return "sep_network.separator.masknet." + renamed_once(rest, _MASK_NET)
     _, index, block, rest = rest.split(".", 3)
     unit, _, inner = rest.partition(".")
     if unit.startswith("to_"):
-        rest = f"{unit}.{_renamed(inner, _CONV_MODULE)}"
+        rest = f"{unit}.{renamed_once(inner, _CONV_MODULE)}"
     kind, names = ("layers", _ATTENTION) if block == "attention" else ("fsmn", _MEMORY)
-    return f"sep_network.separator.masknet.dual_mdl.0.intra_mdl.mdl.flashT.{kind}.{index}.{_renamed(rest, names)}"
+    return f"sep_network.separator.masknet.dual_mdl.0.intra_mdl.mdl.flashT.{kind}.{index}.{renamed_once(rest, names)}"
 
 
-register_published(
+register_released(
     "av_mossformer2",
-    PublishedFile("weights", published_key, ignored=("*.rotary_pos_emb.freqs", "*.pos_enc.inv_freq")),
+    ReleasedFile("weights", released_key, ignored=("*.rotary_pos_emb.freqs", "*.pos_enc.inv_freq")),
 )

@@ -29,13 +29,13 @@ from torch.nn import functional as F
 
 from lipsep.encoders import autoencoder, encoder_for
 from lipsep.errors import ModelError
-from lipsep.layers.afrcnn import AFRCNN, Adapt, published_afrcnn_key, published_global_norm_key
+from lipsep.layers.afrcnn import AFRCNN, Adapt, released_afrcnn_key, released_global_norm_key
 from lipsep.layers.channels_last import GlobalNorm, stretch_to
 from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.layers.masks import ReLUMasks
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
-from lipsep.models.released import PublishedFile, register_published
+from lipsep.models.released import ReleasedFile, register_released
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class AVLITConfig:
             )
 
 
-PUBLISHED_FEATURES = 1024
+RELEASED_FEATURES = 1024
 """What the published code believes that its autoencoder gives per frame and voice."""
 
 
@@ -103,8 +103,8 @@ class AVLIT(SeparationModel):
         super().__init__(config, lip_recipe=config.lip_recipe)
         c = config
         self.faces_at_once = c.n_src > 1
-        published = c.as_published and video_encoder.feature_dim % PUBLISHED_FEATURES == 0
-        self.n_features = PUBLISHED_FEATURES if published else video_encoder.feature_dim
+        published = c.as_published and video_encoder.feature_dim % RELEASED_FEATURES == 0
+        self.n_features = RELEASED_FEATURES if published else video_encoder.feature_dim
         self.video_encoder = video_encoder
         self.video_bottleneck = nn.Linear(c.n_src * self.n_features, c.channels)
         self.video_branch = Branch(c.channels, c.video_hidden, c.n_scales, c.video_passes, fuses=c.as_published)
@@ -142,19 +142,19 @@ class AVLIT(SeparationModel):
 # --- Published weights -----------------------------------------------------------------------------------------------
 
 
-def published_key(name: str) -> str:
+def released_key(name: str) -> str:
     """The published key of one of our state-dict keys."""
     part, _, rest = name.partition(".")
     if part == "video_encoder":
-        return f"{part}.{autoencoder.published_key(rest)}"
+        return f"{part}.{autoencoder.released_key(rest)}"
     if part in ("audio_branch", "video_branch"):
         layer, _, rest = rest.partition(".")
         if layer == "block":
-            return f"{part}.afrcnn_block.{published_global_norm_key(published_afrcnn_key(rest))}"
+            return f"{part}.afrcnn_block.{released_global_norm_key(released_afrcnn_key(rest))}"
         return f"{part}.{'adapt_audio' if layer == 'adapt' else 'adapt_fusion'}.{rest}"
     if part == "masks":
         return re.sub(r"^act", "mask_net.0", re.sub(r"^linear", "mask_net.1", rest))
-    return published_global_norm_key(name)
+    return released_global_norm_key(name)
 
 
 def _released_settings(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -164,7 +164,7 @@ def _released_settings(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 for _name in ("avlit_8", "avlit_4", "avlit_2"):
-    register_published(_name, PublishedFile("weights", published_key), settings=_released_settings)
+    register_released(_name, ReleasedFile("weights", released_key), settings=_released_settings)
 
 
 # --- Variants --------------------------------------------------------------------------------------------------------

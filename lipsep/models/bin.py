@@ -35,13 +35,13 @@ from torch.utils.checkpoint import checkpoint
 
 from lipsep.encoders import autoencoder, encoder_for
 from lipsep.errors import ModelError
-from lipsep.layers.afrcnn import AFRCNN, Adapt, packed_once, published_afrcnn_key, published_global_norm_key
+from lipsep.layers.afrcnn import AFRCNN, Adapt, packed_once, released_afrcnn_key, released_global_norm_key
 from lipsep.layers.channels_last import GlobalNorm, stretch_to
 from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.layers.masks import ReLUMasks
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
-from lipsep.models.released import PublishedFile, register_published, within
+from lipsep.models.released import ReleasedFile, register_released, within
 
 FUSIONS = ("tokens", "audio_token", "video_token", "own_tokens", "no_tokens", "early")
 """What the branches hear of each other: the mean of both tokens (BIN); the audio branch's alone (no c^V in Table 3);
@@ -263,7 +263,7 @@ class BIN(SeparationModel):
 # --- Published weights -----------------------------------------------------------------------------------------------
 
 
-def published_key(name: str) -> str | None:
+def released_key(name: str) -> str | None:
     """The key of the authors' separator for one of our state-dict keys; None for the video encoder's."""
     part, _, rest = name.removeprefix("fusion.").partition(".")
     if part == "video_encoder":
@@ -271,18 +271,18 @@ def published_key(name: str) -> str | None:
     if part.endswith("_branch"):
         layer, _, rest = rest.partition(".")
         if layer == "block":
-            return f"{part}.afrcnn_block.{published_global_norm_key(published_afrcnn_key(rest))}"
+            return f"{part}.afrcnn_block.{released_global_norm_key(released_afrcnn_key(rest))}"
         return f"{part}.{'adapt_audio' if layer == 'adapt' else 'adapt_fusion'}.{rest}"
     if part == "masks":
         return f"mask_net.{rest.replace('act', '0').replace('linear', '1')}"
-    return published_global_norm_key(name.removeprefix("fusion."))
+    return released_global_norm_key(name.removeprefix("fusion."))
 
 
 UNUSED_KEYS = ("*_token", "*_branch.adapt_fusion.*")
 """Of the authors' ablations: what their networks hold and never use (the tokens of a branch that nobody hears)."""
-PUBLISHED_FILES = (
-    PublishedFile("separator", published_key, ignored=UNUSED_KEYS),
-    PublishedFile("video encoder", within("video_encoder.", autoencoder.published_key)),
+RELEASED_FILES = (
+    ReleasedFile("separator", released_key, ignored=UNUSED_KEYS),
+    ReleasedFile("video encoder", within("video_encoder.", autoencoder.released_key)),
 )
 
 
@@ -293,7 +293,7 @@ def _released_settings(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 for _name in ("bin_8", "bin_12", "bin_16"):
-    register_published(_name, *PUBLISHED_FILES, settings=_released_settings)
+    register_released(_name, *RELEASED_FILES, settings=_released_settings)
 
 
 # --- Variants --------------------------------------------------------------------------------------------------------

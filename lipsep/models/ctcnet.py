@@ -32,14 +32,14 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, resnet18_3d
 from lipsep.errors import ModelError
-from lipsep.layers.afrcnn import AFRCNN, Adapt, PointwiseNorm, published_afrcnn_key, published_global_norm_key
+from lipsep.layers.afrcnn import AFRCNN, Adapt, PointwiseNorm, released_afrcnn_key, released_global_norm_key
 from lipsep.layers.channels_last import GlobalNorm
 from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.layers.masks import ReLUMasks
 from lipsep.layers.packed_linear import PackedLinear
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
-from lipsep.models.released import PublishedFile, register_published, within
+from lipsep.models.released import ReleasedFile, register_released, within
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class CTCNet(SeparationModel):
 # --- Published weights -----------------------------------------------------------------------------------------------
 
 
-def published_key(name: str) -> str | None:
+def released_key(name: str) -> str | None:
     """The published key of one of our state-dict keys; None for the video encoder, released in a file of its own."""
     part, _, rest = name.partition(".")
     if part == "video_encoder":
@@ -186,23 +186,23 @@ def published_key(name: str) -> str | None:
 def _separator_key(name: str) -> str:
     part, _, rest = name.partition(".")
     if part == "audio_block":
-        return f"audio_block.{published_global_norm_key(published_afrcnn_key(rest))}"
+        return f"audio_block.{released_global_norm_key(released_afrcnn_key(rest))}"
     if part == "audio_adapt":
         return f"audio_concat.{rest}"
     index, _, rest = rest.partition(".")
     if part == "video_blocks":
-        key = published_afrcnn_key(rest, expand="proj", gather="last.0", contract="last.1")
+        key = released_afrcnn_key(rest, expand="proj", gather="last.0", contract="last.1")
         return f"video_block.video.{index}.{key}"
     if part == "video_adapts":
         return f"video_block.concat_block.{int(index) + 1}.{rest}"
     rest = rest.replace("to_audio", "W_wav").replace("to_video", "W_video").replace("linear", "conv")
-    return f"crossmodal_fusion.{index}.{published_global_norm_key(rest)}"
+    return f"crossmodal_fusion.{index}.{released_global_norm_key(rest)}"
 
 
-register_published(
+register_released(
     "ctcnet",
-    PublishedFile("separator", published_key, ignored=("encoder.filterbank._filters",)),
-    PublishedFile("lip-reading video encoder", within("video_encoder.", resnet18_3d.published_key)),
+    ReleasedFile("separator", released_key, ignored=("encoder.filterbank._filters",)),
+    ReleasedFile("lip-reading video encoder", within("video_encoder.", resnet18_3d.released_key)),
 )
 
 

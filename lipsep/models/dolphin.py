@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipsep.encoders import create_encoder
-from lipsep.encoders.dp_lipcoder import DP_LIPCODERS, PUBLISHED_LAYERS
+from lipsep.encoders.dp_lipcoder import DP_LIPCODERS, PAPER_LAYERS
 from lipsep.errors import ModelError
 from lipsep.layers.arranged import Arranged
 from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, LayerScale, pool_to
@@ -72,7 +72,7 @@ class DolphinConfig:
     video_encoder: str = "dp_lipcoder"  # a registered one (Table 1); "lipcoder" is the semantic path alone
     lip_size: int = 88  # pixels
     lip_recipe: str = "mouth_88"  # how lip pictures are made (lipsep.lips.reading)
-    video_layers: tuple[str, ...] = PUBLISHED_LAYERS
+    video_layers: tuple[str, ...] = PAPER_LAYERS
     video_init_channels: int = 4
     video_max_channels: int = 32
     gate_bias: float = -10.0  # where the squeeze-excite gates start, before the sigmoid

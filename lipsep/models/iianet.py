@@ -34,7 +34,7 @@ from lipsep.layers.masks import ReLUMasks
 from lipsep.layers.top_down import BottomUp, ConvNorm, IntraAttention, TopDown
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
-from lipsep.models.released import PublishedFile, register_published, within
+from lipsep.models.released import ReleasedFile, register_released, within
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ _KEYS = (  # ours -> theirs, all that fit
 )
 
 
-def published_key(name: str) -> str | None:
+def released_key(name: str) -> str | None:
     """The key in the authors' separator checkpoints of one of our state-dict keys."""
     if name.startswith("video_encoder."):
         return None
@@ -305,10 +305,10 @@ def published_key(name: str) -> str | None:
     return name
 
 
-register_published(
+register_released(
     "iianet",
-    PublishedFile("separator", published_key),
-    PublishedFile(
-        "video encoder", within("video_encoder.", resnet18_3d.published_key), ignored=("tcn.*",)
+    ReleasedFile("separator", released_key),
+    ReleasedFile(
+        "video encoder", within("video_encoder.", resnet18_3d.released_key), ignored=("tcn.*",)
     ),  # its word classifier
 )

@@ -2,9 +2,9 @@
 
 A model's file registers the files that its authors release and how their keys relate to ours:
 
-    register_published("ctcnet", PublishedFile("separator", separator_key), PublishedFile("video encoder", lip_key))
+    register_released("ctcnet", ReleasedFile("separator", separator_key), ReleasedFile("video encoder", lip_key))
 
-and `published_model("ctcnet", states)` then makes the model of their state dicts. Nothing is guessed: each key must be
+and `released_model("ctcnet", states)` then makes the model of their state dicts. Nothing is guessed: each key must be
 there, known and of the right shape.
 """
 
@@ -23,9 +23,28 @@ from lipsep.errors import WeightsError
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import create_model, model_config
 
+Rules = tuple[tuple[str, str], ...]
+"""(pattern, replacement) from our names to those of the authors."""
+
+
+def renamed(name: str, rules: Rules) -> str:
+    """`name` after all `rules` in their order, each from the start of the name."""
+    for ours, theirs in rules:
+        name = re.sub(f"^{ours}", theirs, name)
+    return name
+
+
+def renamed_once(name: str, rules: Rules) -> str:
+    """`name` after the first of the `rules` that fits whole parts of its beginning, between dots."""
+    for ours, theirs in rules:
+        name, changed = re.subn(f"^{ours}(?=\\.|$)", theirs, name)
+        if changed:
+            break
+    return name
+
 
 @dataclass(frozen=True)
-class PublishedFile:
+class ReleasedFile:
     """One state dict that the authors release.
 
     Args:
@@ -41,17 +60,17 @@ class PublishedFile:
 
 
 @dataclass(frozen=True)
-class _Published:
-    files: tuple[PublishedFile, ...]
+class _Released:
+    files: tuple[ReleasedFile, ...]
     settings: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None
 
 
-_PUBLISHED: dict[str, _Published] = {}
+_RELEASED: dict[str, _Released] = {}
 
 
-def register_published(
+def register_released(
     name: str,
-    *files: PublishedFile,
+    *files: ReleasedFile,
     settings: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None = None,
 ) -> None:
     """Say how the authors' weights of a registered model load.
@@ -61,12 +80,12 @@ def register_published(
         files: all state dicts that together make the model; they may also come merged, each under a prefix.
         settings: from their keys and tensors to configuration overrides, where released sizes vary (such as `n_src`).
     """
-    _PUBLISHED[name] = _Published(files, settings)
+    _RELEASED[name] = _Released(files, settings)
 
 
-def list_published() -> list[str]:
+def list_released() -> list[str]:
     """Names of the models whose authors' weights can be loaded, sorted."""
-    return sorted(_PUBLISHED)
+    return sorted(_RELEASED)
 
 
 def within(prefix: str, their_key: Callable[[str], str]) -> Callable[[str], str | None]:
@@ -74,7 +93,7 @@ def within(prefix: str, their_key: Callable[[str], str]) -> Callable[[str], str 
     return lambda name: their_key(name.removeprefix(prefix)) if name.startswith(prefix) else None
 
 
-def published_model(name: str, states: Sequence[Mapping[str, Tensor]]) -> SeparationModel:
+def released_model(name: str, states: Sequence[Mapping[str, Tensor]]) -> SeparationModel:
     """The model `name` with the authors' weights.
 
     Args:
@@ -84,18 +103,18 @@ def published_model(name: str, states: Sequence[Mapping[str, Tensor]]) -> Separa
         ModelError: no model has this name.
         WeightsError: no conversion is known for it, or a key is missing, unknown, or of another shape.
     """
-    if name not in _PUBLISHED:
+    if name not in _RELEASED:
         model_config(name)  # where no model has this name, say so
-        raise WeightsError(f"no published weights are known for '{name}', only for: {', '.join(list_published())}")
-    published = _PUBLISHED[name]
+        raise WeightsError(f"no published weights are known for '{name}', only for: {', '.join(list_released())}")
+    published = _RELEASED[name]
     merged = {key: tensor for state in states for key, tensor in state.items()}
     model = create_model(name, **(published.settings(merged) if published.settings else {}))
-    model.load_state_dict(convert_published(model, published.files, states))
+    model.load_state_dict(convert_released(model, published.files, states))
     return model
 
 
-def convert_published(
-    model: SeparationModel, files: Sequence[PublishedFile], states: Sequence[Mapping[str, Tensor]]
+def convert_released(
+    model: SeparationModel, files: Sequence[ReleasedFile], states: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Their tensors under our names and in our shapes, ready for `model.load_state_dict`.
 

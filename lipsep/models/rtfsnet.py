@@ -37,7 +37,7 @@ from lipsep.layers.time_frequency import (
 from lipsep.models.base import SeparationModel
 from lipsep.models.keys.rtfsnet import separator_key
 from lipsep.models.registry import register_model
-from lipsep.models.released import PublishedFile, register_published, within
+from lipsep.models.released import ReleasedFile, register_released, within
 
 EPS = 1e-8  # of global norms
 
@@ -354,8 +354,8 @@ def rtfsnet_12_lstm() -> RTFSNetConfig:
 # --- The authors' weights --------------------------------------------------------------------------------------------
 
 for _name in ("rtfsnet_4", "rtfsnet_6", "rtfsnet_12", "rtfsnet_12_lstm"):
-    register_published(
+    register_released(
         _name,
-        PublishedFile("separator", separator_key, ignored=("*.scale_x", "*.pos_enc.pe")),
-        PublishedFile("video encoder", within("video_encoder.", resnet18_3d.published_key), ignored=("tcn.*",)),
+        ReleasedFile("separator", separator_key, ignored=("*.scale_x", "*.pos_enc.pe")),
+        ReleasedFile("video encoder", within("video_encoder.", resnet18_3d.released_key), ignored=("tcn.*",)),
     )

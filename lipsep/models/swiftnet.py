@@ -48,9 +48,9 @@ from lipsep.layers.time_frequency import (
     waveform,
 )
 from lipsep.models.base import SeparationModel
-from lipsep.models.keys.rtfsnet import ATTENTION, PATH, Rules, block_rules, injection_key, renamed
+from lipsep.models.keys.rtfsnet import ATTENTION, PATH, block_rules, injection_key
 from lipsep.models.registry import register_model
-from lipsep.models.released import PublishedFile, register_published, within
+from lipsep.models.released import ReleasedFile, Rules, register_released, renamed, within
 
 EPS = 1e-8  # of norms
 MAGNITUDE_EPS = 1.1920929e-07  # of the magnitude's square
@@ -377,9 +377,9 @@ def _as_published(_: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 for _name in ("swiftnet_6", "swiftnet_12"):
-    register_published(
+    register_released(
         _name,
-        PublishedFile("separator", separator_key, ignored=("*.scale_x",)),
-        PublishedFile("video encoder", within("video_encoder.", resnet18_3d.published_key), ignored=("tcn.*",)),
+        ReleasedFile("separator", separator_key, ignored=("*.scale_x",)),
+        ReleasedFile("video encoder", within("video_encoder.", resnet18_3d.released_key), ignored=("tcn.*",)),
         settings=_as_published,
     )

@@ -26,7 +26,7 @@ from lipsep.encoders.resnet18_3d import BLOCKS_PER_STAGE, CHANNELS, BasicBlock
 from lipsep.layers.picture_conv import FoldedNorm, PictureConv, conv_norm, convolve, folded, packed
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
-from lipsep.models.released import PublishedFile, register_published, within
+from lipsep.models.released import ReleasedFile, register_released, within
 
 N_FFT, WINDOW, HOP = 512, 400, 160  # samples
 ROWS = N_FFT // 2  # of the spectrogram that the network sees
@@ -243,11 +243,11 @@ def _stage_and_block(index: int) -> tuple[int, int]:
     return stage + 4, block  # after convolution, norm, activation and pooling
 
 
-_UNET = PublishedFile("U-Net", within("unet.", _unet_key))
-_LIPS = PublishedFile(
-    "lip reader", within("video_encoder.", shufflenet_tcn.published_key), ignored=shufflenet_tcn.IGNORED
+_UNET = ReleasedFile("U-Net", within("unet.", _unet_key))
+_LIPS = ReleasedFile(
+    "lip reader", within("video_encoder.", shufflenet_tcn.released_key), ignored=shufflenet_tcn.IGNORED
 )
-_FACE = PublishedFile("face encoder", within("face_encoder.", _face_key), ignored=("feature_extraction.0.weight",))
+_FACE = ReleasedFile("face encoder", within("face_encoder.", _face_key), ignored=("feature_extraction.0.weight",))
 
-register_published("visualvoice", _UNET, _LIPS, _FACE)
-register_published("visualvoice_lips", _UNET, _LIPS)
+register_released("visualvoice", _UNET, _LIPS, _FACE)
+register_released("visualvoice_lips", _UNET, _LIPS)

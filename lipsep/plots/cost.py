@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from lipsep.errors import MediaError
-from lipsep.evaluation.paper_tables import PUBLISHED_AS, published_quality
+from lipsep.evaluation.paper_tables import PAPER_NAMES, paper_quality
 from lipsep.plots.style import COLUMN_IN, MARKERS, figure
 
 """Registered names of models that the tables know by another."""
@@ -25,8 +25,8 @@ def draw_quality_cost(profile: Path, path: Path) -> list[Path]:
         raise MediaError(f"no table at {profile}: `lipsep profile --all -o FOLDER` writes profile.csv")
     with profile.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
-    quality = published_quality()
-    known = [row for row in rows if PUBLISHED_AS.get(row["model"], row["model"]) in quality]
+    quality = paper_quality()
+    known = [row for row in rows if PAPER_NAMES.get(row["model"], row["model"]) in quality]
     if not known:
         raise MediaError(f"{profile}: none of {', '.join(row['model'] for row in rows)} has a published SI-SNRi")
     written: list[Path] = []
@@ -34,7 +34,7 @@ def draw_quality_cost(profile: Path, path: Path) -> list[Path]:
         axes = drawn.subplots()
         for number, row in enumerate(known):
             x = float(row["macs"]) / float(row["seconds"]) / 1e9
-            y = quality[PUBLISHED_AS.get(row["model"], row["model"])]
+            y = quality[PAPER_NAMES.get(row["model"], row["model"])]
             area = 6 + 3 * float(row["params"]) / 1e6
             marker = MARKERS[number % len(MARKERS)]
             axes.scatter(x, y, s=area, marker=marker, facecolor="0.75", edgecolor="0", linewidth=0.8)

@@ -31,9 +31,9 @@ def open_separator(
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
     if weights:
-        from lipsep.checkpoints.folder import load_published
+        from lipsep.checkpoints.folder import load_released
 
         if model is None:
             raise ModelError("--weights needs --model, to say whose they are; see 'lipsep models'")
-        return Separator(load_published(model, weights), device)
+        return Separator(load_released(model, weights), device)
     return Separator(model or DEFAULT_MODEL, device)

@@ -12,7 +12,7 @@ from lipsep.data.mixing.bin_pipeline import BinCorpus
 from lipsep.data.mixing.co_separation import CoSeparationMixtures
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures, collate
 from lipsep.data.mixing.mouth_augmentation import MouthConfig
-from lipsep.data.mixtures.training import TRAINING, VALIDATION, PublishedTraining, open_split
+from lipsep.data.mixtures.training import TRAINING, VALIDATION, FinishedTraining, open_split
 from lipsep.data.settings import DataPart
 from lipsep.errors import ModelError
 from lipsep.lips.recipes import LipRecipe
@@ -34,14 +34,14 @@ def prepare_feed(recipe: Recipe, lips: LipRecipe, face_size: int | None = None) 
     n_items = settings.steps_per_epoch * settings.accumulate * settings.batch_mixtures
     n_check, check_seed = settings.validation_mixtures, settings.seed + 1
     paired = settings.loss == "co_separation"
-    if recipe.data.published:
+    if recipe.data.finished:
         if paired or face_size is not None:
             raise ModelError(
-                f"recipe: '{recipe.data.published}' has finished mixtures and mouths; {recipe.model.name} needs faces "
+                f"recipe: '{recipe.data.finished}' has finished mixtures and mouths; {recipe.model.name} needs faces "
                 "or pairs of mixtures: prepare the clips themselves with `lipsep prepare CORPUS ROOT --pictures`"
             )
-        split = partial(open_split, recipe.data.published)
-        stretches = partial(PublishedTraining, recipe=lips, segment_s=mixing.segment_s, random_crop=mixing.random_crop)
+        split = partial(open_split, recipe.data.finished)
+        stretches = partial(FinishedTraining, recipe=lips, segment_s=mixing.segment_s, random_crop=mixing.random_crop)
         learn = stretches(split(TRAINING), n_items=n_items, seed=settings.seed, drawn=True)
         check = stretches(split(VALIDATION), n_items=n_check, seed=check_seed, drawn=False)
     else:

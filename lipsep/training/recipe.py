@@ -212,7 +212,7 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     pretraining = [_part(content, name) for name in ("lip_reading", "lip_pictures", "lip_coder")]
     with_output = [(part, ("output",)) for part in (content, *pretraining)]
     teachers = [(_part(part, "teacher"), ("weights", "targets")) for part in pretraining]
-    corpora = (_part(content, "data"), ("published", "filmed", "unfilmed", "noises", "prepared"))
+    corpora = (_part(content, "data"), ("finished", "published", "filmed", "unfilmed", "noises", "prepared"))
     parts = [corpora, *with_output, *teachers]
     model = _part(content, "model")
     for key in ("initial_weights", "initial_separator"):

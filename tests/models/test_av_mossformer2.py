@@ -12,14 +12,14 @@ from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 from lipsep.errors import ModelError
 from lipsep.lips.recipes import lip_recipe
 from lipsep.models import create_model
-from lipsep.models.released import published_model
+from lipsep.models.released import released_model
 from lipsep.profiling import count_macs, count_parameters
 
 
 @pytest.mark.slow
 def test_output_is_that_of_the_published_code(shared):
     folder = shared / "reference" / "models"
-    model = published_model("av_mossformer2", [fill_manifest(folder / "AV-MossFormer2.json")]).eval()
+    model = released_model("av_mossformer2", [fill_manifest(folder / "AV-MossFormer2.json")]).eval()
     wanted = {key: torch.from_numpy(value) for key, value in np.load(folder / "AV-MossFormer2.npz").items()}
     lips = torch.from_numpy(hash_uniform(9001, 25 * 112 * 112).astype(np.float32)).view(1, 25, 112, 112)
     with torch.inference_mode():

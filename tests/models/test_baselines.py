@@ -9,14 +9,14 @@ import pytest
 import torch
 from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 
-from lipsep.checkpoints.folder import load_published
+from lipsep.checkpoints.folder import load_released
 from lipsep.encoders import create_encoder
 from lipsep.errors import ModelError, WeightsError
 from lipsep.layers.afrcnn import stretched_linear
 from lipsep.layers.channels_last import stretch_to
 from lipsep.models import create_model
 from lipsep.models.av_convtasnet import DilatedConv
-from lipsep.models.released import published_model
+from lipsep.models.released import released_model
 from lipsep.profiling import count_macs, count_parameters
 
 
@@ -39,7 +39,7 @@ def released_states(manifest: Path) -> list[dict[str, torch.Tensor]]:
 )
 def test_output_is_that_of_the_published_code(shared, name, reference, n_voices, lip_size, n_parameters):
     folder = shared / "reference" / "models"
-    model = published_model(name, released_states(folder / f"{reference}.json")).eval()
+    model = released_model(name, released_states(folder / f"{reference}.json")).eval()
     people = (n_voices,) if n_voices > 1 else ()
     lips = hash_uniform(9001, n_voices * 25 * lip_size**2).astype(np.float32)
     with torch.inference_mode():
@@ -54,7 +54,7 @@ def test_output_is_that_of_the_published_code(shared, name, reference, n_voices,
 def test_lip_reading_features_are_those_of_the_published_code(shared, name, reference):
     folder = shared / "reference" / "models"
     model_name = {"CTCNet": "ctcnet", "AV-ConvTasNet": "av_convtasnet"}[reference]
-    encoder = published_model(model_name, released_states(folder / f"{reference}.json")).video_encoder.eval()
+    encoder = released_model(model_name, released_states(folder / f"{reference}.json")).video_encoder.eval()
     assert encoder.state_dict().keys() == create_encoder(name).state_dict().keys()
     lips = torch.from_numpy(hash_uniform(9001, 25 * 88 * 88).astype(np.float32)).view(1, 25, 88, 88)
     with torch.inference_mode():
@@ -115,19 +115,19 @@ def test_any_video_encoder_goes_with_any_separator(name, video_encoder):
 def test_released_files_load_and_misfits_are_named(shared, tmp_path):
     state = fill_manifest(shared / "reference" / "models" / "AVLIT-8.json")
     torch.save({"epoch": 3, "state_dict": {f"model.{key}": value for key, value in state.items()}}, tmp_path / "a.ckpt")
-    model = load_published("avlit_8", [tmp_path / "a.ckpt"])
+    model = load_released("avlit_8", [tmp_path / "a.ckpt"])
     assert (model.config.n_src, model.n_faces, model.training) == (2, 2, False)
     torch.save({key: value for key, value in state.items() if key != "audio_norm.gamma"}, tmp_path / "b.ckpt")
     with pytest.raises(WeightsError, match=r"lack key 'audio_norm.gamma'"):
-        load_published("avlit_8", [tmp_path / "b.ckpt"])
+        load_released("avlit_8", [tmp_path / "b.ckpt"])
     with pytest.raises(WeightsError, match=r"there is no file"):
-        load_published("avlit_8", [tmp_path / "c.ckpt"])
+        load_released("avlit_8", [tmp_path / "c.ckpt"])
     with pytest.raises(WeightsError, match=r"no published weights are known for 'avlit_test', only for: .*avlit_8"):
-        load_published("avlit_test", [tmp_path / "a.ckpt"])
+        load_released("avlit_test", [tmp_path / "a.ckpt"])
     with pytest.raises(WeightsError, match=r"none of the given files holds the separator of ctcnet"):
-        load_published("ctcnet", [tmp_path / "a.ckpt"])
+        load_released("ctcnet", [tmp_path / "a.ckpt"])
     with pytest.raises(ModelError, match=r"no model is named 'avlit_9'"):
-        load_published("avlit_9", [tmp_path / "a.ckpt"])
+        load_released("avlit_9", [tmp_path / "a.ckpt"])
 
 
 def test_mapping_before_stretching_changes_nothing():

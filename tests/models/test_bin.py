@@ -24,8 +24,8 @@ from lipsep.errors import ModelError, WeightsError
 from lipsep.evaluation.cases import Case
 from lipsep.losses import si_snr
 from lipsep.models import create_model
-from lipsep.models.bin import BIN, PUBLISHED_FILES
-from lipsep.models.released import convert_published, published_model
+from lipsep.models.bin import BIN, RELEASED_FILES
+from lipsep.models.released import convert_released, released_model
 from lipsep.plots.curves import read_curves
 from lipsep.plots.iterations import (
     draw_masks_over_iterations,
@@ -52,7 +52,7 @@ ABLATIONS = {
 
 def filled(model: BIN, manifest: Path) -> BIN:
     """The model with golden weights in its separator; the golden cases begin behind the video encoder."""
-    converted = convert_published(model, PUBLISHED_FILES[:1], [fill_manifest(manifest)])
+    converted = convert_released(model, RELEASED_FILES[:1], [fill_manifest(manifest)])
     found = model.load_state_dict(converted, strict=False)
     assert not found.unexpected_keys and all(key.startswith("video_encoder.") for key in found.missing_keys)
     return model.eval()
@@ -122,20 +122,20 @@ def test_bin_8_and_the_ablations_agree_with_the_published_code(fusion: str, shar
 
 
 def used_keys(model: BIN) -> set[str | None]:
-    return {PUBLISHED_FILES[0].their_key(key) for key in model.state_dict()}
+    return {RELEASED_FILES[0].their_key(key) for key in model.state_dict()}
 
 
 def test_released_weights_load_as_two_files_and_say_how_many_voices_they_are_for() -> None:
     model = create_model("bin_8", n_src=3)
-    separator = {PUBLISHED_FILES[0].their_key(key): value for key, value in model.state_dict().items()}
-    lips = {PUBLISHED_FILES[1].their_key(key): value for key, value in model.state_dict().items()}
+    separator = {RELEASED_FILES[0].their_key(key): value for key, value in model.state_dict().items()}
+    lips = {RELEASED_FILES[1].their_key(key): value for key, value in model.state_dict().items()}
     del separator[None], lips[None]
-    loaded = published_model("bin_8", [{f"module.{key}": value for key, value in separator.items()}, lips])
+    loaded = released_model("bin_8", [{f"module.{key}": value for key, value in separator.items()}, lips])
     assert loaded.config.n_src == 3
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
     del separator["video_token"]
     with pytest.raises(WeightsError, match="video_token"):
-        published_model("bin_8", [separator, lips])
+        released_model("bin_8", [separator, lips])
 
 
 # --- Counts ----------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def lips_for(model: BIN, n_frames: int, seed: int = 0) -> Tensor:
 def test_longer_sound_stretches_the_tokens_as_published_and_shorter_sound_shrinks_them(plain: type[nn.Module]) -> None:
     ours, theirs = create_model("bin_8", iterations=2).eval(), plain(2).eval()
     theirs.load_state_dict(
-        {PUBLISHED_FILES[0].their_key(k): v.view_as(t) for k, v, t in paired(ours, theirs.state_dict())}
+        {RELEASED_FILES[0].their_key(k): v.view_as(t) for k, v, t in paired(ours, theirs.state_dict())}
     )
     for seconds in (0.4, 2.48):
         mixture, faces = torch.randn(1, round(16_000 * seconds)), torch.randn(1, 2, round(25 * seconds), 1024)
@@ -199,7 +199,7 @@ def test_longer_sound_stretches_the_tokens_as_published_and_shorter_sound_shrink
 
 def paired(model: BIN, theirs: dict[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
     """Our key and tensor with their tensor."""
-    key_of = PUBLISHED_FILES[0].their_key
+    key_of = RELEASED_FILES[0].their_key
     return [(key, value, theirs[key_of(key)]) for key, value in model.state_dict().items() if key_of(key) is not None]
 
 

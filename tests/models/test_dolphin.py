@@ -28,8 +28,8 @@ from lipsep.layers.heat import HeatDiffusion, diffuse
 from lipsep.layers.relative_attention import RelativeAttention
 from lipsep.models import create_model
 from lipsep.models.dolphin import STEPS_AT_ONCE, Dolphin, DolphinConfig, FeedForward
-from lipsep.models.keys.dolphin import published_name
-from lipsep.models.released import published_model
+from lipsep.models.keys.dolphin import released_key
+from lipsep.models.released import released_model
 
 CASES = ("a_b1_16000", "b_b2_32000", "c_b1_17345_27", "d_b2_16000")
 
@@ -41,7 +41,7 @@ def filled(shared: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def published(filled: dict[str, Tensor]) -> Dolphin:
-    return published_model("dolphin", [filled]).eval()
+    return released_model("dolphin", [filled]).eval()
 
 
 # --- Parity ----------------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_golden_case(case: str, prepared: bool, published: Dolphin, filled: dict
     size, stored = index["cases"][case], index["tensors"][case]
     model = published
     if prepared:
-        model = published_model("dolphin", [filled]).prepare_for_inference()
+        model = released_model("dolphin", [filled]).prepare_for_inference()
     mixture = golden_audio(size["batch"], size["samples"])
     seen = run_with_landmarks(model, mixture, golden_video(size["batch"], size["frames"]))
     assert seen["output"].shape[-1] == size["samples"]
@@ -168,7 +168,7 @@ def test_odd_lengths_reproduce_the_published_samples_and_end_in_zeros(published:
 
 
 def test_every_published_key_has_a_home_and_only_one(filled: dict[str, Tensor]) -> None:
-    names = [published_name(key) for key in create_model("dolphin").state_dict()]
+    names = [released_key(key) for key in create_model("dolphin").state_dict()]
     assert len(names) == len(set(names))
     assert set(names) == set(filled)
 
@@ -188,7 +188,7 @@ def test_a_misfitting_published_key_is_named(damage: Callable, message: str, fil
     state = dict(filled)
     damage(state)
     with pytest.raises(WeightsError, match=message):
-        published_model("dolphin", [state])
+        released_model("dolphin", [state])
 
 
 # --- Heat diffusion --------------------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ from test_rtfsnet import golden_run, golden_states
 
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import create_model
-from lipsep.models.released import published_model
+from lipsep.models.released import released_model
 from lipsep.profiling import count_macs, count_parameters
 
 
 def test_output_is_that_of_the_published_code(shared):
     folder = shared / "reference" / "models"
-    model = published_model("iianet", golden_states(folder / "IIANet.json")).eval()
+    model = released_model("iianet", golden_states(folder / "IIANet.json")).eval()
     features_db, estimate_db = golden_run(model, folder / "IIANet.npz")
     assert features_db > 100
     assert estimate_db > 110  # measured with the golden features: 127; 80 is asked for
@@ -24,12 +24,12 @@ def test_output_is_that_of_the_published_code(shared):
 
 def test_released_keys_are_taken_strictly_but_for_the_word_classifier(shared):
     separator, lips = golden_states(shared / "reference" / "models" / "IIANet.json")
-    published_model("iianet", [separator, lips | {"tcn.tcn_output.weight": torch.zeros(500, 512)}])
+    released_model("iianet", [separator, lips | {"tcn.tcn_output.weight": torch.zeros(500, 512)}])
     with pytest.raises(WeightsError, match=r"lack key 'sm.InterA_T.W_wav.conv.weight'"):
         lacking = {key: value for key, value in separator.items() if key != "sm.InterA_T.W_wav.conv.weight"}
-        published_model("iianet", [lacking, lips])
+        released_model("iianet", [lacking, lips])
     with pytest.raises(WeightsError, match="video encoder"):
-        published_model("iianet", [separator])
+        released_model("iianet", [separator])
 
 
 def test_it_costs_what_the_published_code_does(shared):

@@ -13,7 +13,7 @@ from test_separator import clip, done, known  # noqa: F401  (fixtures)
 from lipsep.errors import ModelError
 from lipsep.layers.memory import Memory
 from lipsep.models import create_model
-from lipsep.models.released import published_model
+from lipsep.models.released import released_model
 from lipsep.models.swiftnet import SwiftNet
 from lipsep.separation.streaming import Stream, separate_stream
 from lipsep.separator import Separator
@@ -43,7 +43,7 @@ def recording(n_samples: int, batch: int = 1) -> tuple[torch.Tensor, torch.Tenso
 @pytest.mark.parametrize(("name", "reference"), [("swiftnet_6", "SwiftNet-6"), ("swiftnet_12", "SwiftNet-12")])
 def test_with_the_authors_weights_output_is_that_of_the_published_code(shared, name, reference):
     folder = shared / "reference" / "models"
-    model = published_model(name, golden_states(folder / f"{reference}.json")).eval()
+    model = released_model(name, golden_states(folder / f"{reference}.json")).eval()
     features_db, estimate_db = golden_run(model, folder / f"{reference}.npz")
     assert features_db > 100
     assert estimate_db > 100  # measured: 118 with 6 rounds; 80 is asked for

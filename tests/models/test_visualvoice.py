@@ -13,7 +13,7 @@ from golden import fill_manifest, hash_uniform, snr_db
 from lipsep.errors import ModelError, WeightsError
 from lipsep.faces.tracks import face_picture
 from lipsep.models import create_model
-from lipsep.models.released import published_model
+from lipsep.models.released import released_model
 from lipsep.profiling import count_macs, count_parameters
 
 WORD_CLASSIFIER = 500 * 512 + 500  # parameters of the released lip reader that are not made here
@@ -34,7 +34,7 @@ def noise(index: int, *shape: int) -> torch.Tensor:
 
 
 def test_masks_and_lip_features_are_those_of_the_published_code(shared, released):
-    model = published_model("visualvoice", released).eval()
+    model = released_model("visualvoice", released).eval()
     wanted = {
         key: torch.from_numpy(value)
         for key, value in np.load(shared / "reference" / "models" / "VisualVoice.npz").items()
@@ -50,7 +50,7 @@ def test_masks_and_lip_features_are_those_of_the_published_code(shared, released
 
 def test_all_three_released_files_are_needed(released):
     with pytest.raises(WeightsError, match="face encoder"):
-        published_model("visualvoice", released[:2])
+        released_model("visualvoice", released[:2])
 
 
 def test_it_costs_what_the_published_code_does(shared):

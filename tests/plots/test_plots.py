@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from lipsep.cli import app
 from lipsep.errors import MediaError, ModelError
 from lipsep.evaluation.cases import Case
-from lipsep.evaluation.paper_tables import published, published_quality
+from lipsep.evaluation.paper_tables import paper_quality, paper_tables
 from lipsep.models import create_model
 from lipsep.plots.cost import draw_quality_cost
 from lipsep.plots.curves import draw_curves, read_curves
@@ -121,8 +121,8 @@ def test_published_figures_are_those_of_the_papers(shared):
     import json
 
     theirs = json.loads((shared / "reference" / "published.json").read_text())
-    ours = published()
+    ours = paper_tables()
     assert "2509.23610" in ours["_source"] and "2507.07270" in ours["_source"]
     assert ours["bin"] == theirs["bin"]
     assert ours["dolphin"] == {key: value for key, value in theirs["dolphin"].items() if key != "press_mos"}
-    assert published_quality()["dolphin"] == 16.8
+    assert paper_quality()["dolphin"] == 16.8

@@ -193,7 +193,7 @@ def test_corpora_without_faces_are_refused_with_what_to_do(corpus, tmp_path):
     }  # fmt: skip
     with pytest.raises(ModelError, match=r"needs a picture of each talker's face, and .*lipsep prepare --pictures"):
         prepare_feed(load_recipe(recipe(tmp_path, data=data)), lip_recipe("mesh_32"), face_size=64)
-    data = {"synthetic": None, "published": str(tmp_path)}
+    data = {"synthetic": None, "finished": str(tmp_path)}
     with pytest.raises(ModelError, match=r"finished mixtures and mouths; visualvoice needs faces.*lipsep prepare"):
         prepare_feed(load_recipe(recipe(tmp_path, data=data)), lip_recipe("mesh_32"), face_size=64)
 

@@ -19,7 +19,7 @@ from lipsep.data.corpora.shards import load_shards, prepare_shards
 from lipsep.data.mixing.lip_view import LipView, whole_clip
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures
 from lipsep.data.mixing.mouth_augmentation import MouthConfig
-from lipsep.data.mixtures.training import PublishedClips, open_split
+from lipsep.data.mixtures.training import FinishedClips, open_split
 from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import MediaError, ModelError
 from lipsep.lips.recipes import lip_recipe, normalise_picture
@@ -208,7 +208,7 @@ def test_the_papers_recipe_trains_on_a_published_folder(published, tmp_path):
 
 
 def test_clean_voices_of_a_published_folder_come_with_their_mouths(published):
-    clips = PublishedClips(open_split(published, "tr"))
+    clips = FinishedClips(open_split(published, "tr"))
     assert len(clips) == 8 and set(clips.n_frames) == {30} and clips.talkers[0] == "tr0"
     examples = WatchedVoices(clips, None, AS_THEY_ARE, MOUTH_88, 6, seed=0)
     for lips, voice in (examples[i] for i in range(6)):

@@ -8,13 +8,13 @@ from lipsep.data.clips.clips import TalkingClips
 from lipsep.data.clips.stored import Sliced
 from lipsep.data.corpora.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
 from lipsep.data.corpora.shards import is_prepared, load_shards, prepared_splits
-from lipsep.data.mixtures.training import TRAINING, VALIDATION, PublishedClips, open_split
+from lipsep.data.mixtures.training import TRAINING, VALIDATION, FinishedClips, open_split
 from lipsep.data.settings import DataPart, SyntheticPart
 from lipsep.data.synthetic.babble import synthetic_corpus, with_foreign_mouths
 from lipsep.errors import MediaError, ModelError
 from lipsep.lips.recipes import LipRecipe
 
-Clips = TalkingClips | PublishedClips
+Clips = TalkingClips | FinishedClips
 
 
 def prepare_clips(data: DataPart, lips: LipRecipe) -> tuple[Clips, Clips, TalkingClips | None, Sliced | None]:
@@ -27,8 +27,8 @@ def prepare_clips(data: DataPart, lips: LipRecipe) -> tuple[Clips, Clips, Talkin
         def hook(step: str, completed: int, total: int | None) -> None:
             status.update(f"preparing corpora: {step} {completed}/{total}")
 
-        if data.published:
-            training, validation = (PublishedClips(open_split(data.published, part)) for part in (TRAINING, VALIDATION))
+        if data.finished:
+            training, validation = (FinishedClips(open_split(data.finished, part)) for part in (TRAINING, VALIDATION))
         else:
             training, validation = synthetic_split(data.synthetic) if data.synthetic else filmed_split(data, hook)
         unfilmed = unfilmed_corpus(data.unfilmed, training, data.prepared, hook) if data.unfilmed else None

@@ -22,7 +22,7 @@ from lipsep.lips.recipes import normalise_picture
 from lipsep.media.reading import load_audio
 
 
-class PublishedMixtures:
+class FinishedMixtures:
     """One folder of finished mixtures; see the module docstring."""
 
     def __init__(self, folder: Path) -> None:

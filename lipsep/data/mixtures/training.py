@@ -1,6 +1,6 @@
 """Training from published mixture folders: ``wav16k/min/{tr,cv,tt}/{mix,s1,s2}`` and ``mouths/``.
 
-`PublishedTraining` gives stretches of the mixtures to the separator, `PublishedClips` the clean voices with their
+`FinishedTraining` gives stretches of the mixtures to the separator, `FinishedClips` the clean voices with their
 mouths to what is taught before it.
 """
 
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.data.clips.clips import TalkingClip
 from lipsep.data.clips.pictures import ZippedPictures
-from lipsep.data.mixtures.folders import PublishedMixtures, check_pixels, fit_frames, load_wav
+from lipsep.data.mixtures.folders import FinishedMixtures, check_pixels, fit_frames, load_wav
 from lipsep.data.names import parse_name, talker_of
 from lipsep.errors import MediaError
 from lipsep.lips.recipes import LipRecipe
@@ -26,7 +26,7 @@ from lipsep.lips.recipes import LipRecipe
 TRAINING, VALIDATION = "tr", "cv"
 
 
-def open_split(root: Path, split: str) -> PublishedMixtures:
+def open_split(root: Path, split: str) -> FinishedMixtures:
     """The mixtures of a split (`TRAINING`, `VALIDATION`) of a published corpus, to train with.
 
     Args:
@@ -39,9 +39,9 @@ def open_split(root: Path, split: str) -> PublishedMixtures:
     folder = (inner if inner.is_dir() else root) / split
     if not folder.is_dir():
         raise MediaError(
-            f"there is no folder '{folder}': 'published' is one that holds tr/ and cv/, or wav16k/min/ with them"
+            f"there is no folder '{folder}': 'finished' is one that holds tr/ and cv/, or wav16k/min/ with them"
         )
-    mixtures = PublishedMixtures(folder)
+    mixtures = FinishedMixtures(folder)
     if not mixtures.names or mixtures.n_src < 2:
         raise MediaError(f"{mixtures.folder}: {len(mixtures.names)} mixtures of {mixtures.n_src} voices to train on")
     for name in mixtures.names:
@@ -50,7 +50,7 @@ def open_split(root: Path, split: str) -> PublishedMixtures:
     return mixtures
 
 
-class PublishedTraining(Dataset):
+class FinishedTraining(Dataset):
     """Stretches of published mixtures as the training loop takes them; item `i` of epoch `e` depends on the seed, `e`
     and `i` only.
 
@@ -60,7 +60,7 @@ class PublishedTraining(Dataset):
 
     def __init__(
         self,
-        mixtures: PublishedMixtures,
+        mixtures: FinishedMixtures,
         recipe: LipRecipe,
         segment_s: float,
         n_items: int,
@@ -111,14 +111,14 @@ class PublishedTraining(Dataset):
         )
 
 
-class PublishedClips:
+class FinishedClips:
     """The clean voices of published mixtures with their filmed mouths, each clip once, read when it is needed; stands
     where `lipsep.data.clips.clips.TalkingClips` does.
 
     A voice is as long and as loud as in the first mixture that holds it.
     """
 
-    def __init__(self, mixtures: PublishedMixtures) -> None:
+    def __init__(self, mixtures: FinishedMixtures) -> None:
         self.folder = mixtures.folder
         self._voices: dict[str, Path] = {}
         for name in mixtures.names:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-Rules = tuple[tuple[str, str], ...]
-"""(pattern, replacement), all applied in this order, each from the start of the name."""
+from lipsep.models.released import Rules, renamed
 
 PATH: Rules = (
     (r"norm\.weight", "norm.gamma"),
@@ -75,13 +72,6 @@ _OUTSIDE: Rules = (
     (r"mask\.", "mask_generator.mask_generator.1.full_layer.2."),
     (r"decoder", "decoder.decoder"),
 )
-
-
-def renamed(name: str, rules: Rules) -> str:
-    """`name` after all `rules`."""
-    for pattern, replacement in rules:
-        name = re.sub(f"^{pattern}", replacement, name)
-    return name
 
 
 def injection_key(name: str) -> str:

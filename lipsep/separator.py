@@ -18,6 +18,7 @@ from lipsep.checkpoints.folder import fingerprint, load_model
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import FaceError, MediaError, OptionError
 from lipsep.faces.tracks import FaceTrack, face_picture, find_faces
+from lipsep.faces.turns import N_LOOKS, turn_that_shows_faces
 from lipsep.lips.reading import extract_lips
 from lipsep.lips.recipes import lip_recipe
 from lipsep.lips.sync import ShiftedLips, asked_offset, find_offset
@@ -38,6 +39,7 @@ from lipsep.system.spool import Spool
 
 DEFAULT_MODEL = "dolphin_laptop_together"
 AFTER_SOUND_FRAMES = FPS  # pictures that are looked at after the sound has ended
+LEARNED_PEOPLE = 2  # who speak at a time in what models of one face are trained on
 STILL_MOUTH = 0.01  # `FaceTrack.mouth_motion` below which a face hardly speaks
 
 
@@ -212,16 +214,7 @@ class Separator:
         # pictures long after the sound have nothing to tell, and damaged timestamps can make hours of them
         n_seen = min(clip.n_frames, -(-len(mixture) // SAMPLES_PER_FRAME) + AFTER_SOUND_FRAMES)
         with run.step("faces"):
-            tracks = find_faces(
-                run.counted("faces", islice(clip.frames(), n_seen), n_seen),
-                n_frames=n_seen,
-                speakers=options.speakers,
-                detect_every_n=options.detect_every_n,
-                face_scale=options.face_scale,
-                folder=work,
-            )
-            if not tracks:
-                raise FaceError(_nobody(run))
+            tracks = self._find_faces(run, n_seen, work)
             if options.speakers and len(tracks) < options.speakers:
                 run.warn(f"only {len(tracks)} of the {options.speakers} people asked for are visible long enough")
             if self.model.faces_at_once:
@@ -252,11 +245,40 @@ class Separator:
                 blocks = separate_stream(*voices, **common)
             else:
                 windows = {"window_s": self.window_s, "overlap_s": self.overlap_s, "batch": self.batch}
+                windows["conserve"] = len(tracks) > max(self.model.n_faces, LEARNED_PEOPLE)
                 workers = torch.get_num_threads() if self.device.type == "cpu" else 1
                 blocks = separate_windows(*voices, faces, **windows, workers=workers, **common)
             for start, block in blocks:
                 found.add(mixture.read(start, start + block.shape[1]), block)
         return found
+
+    def _find_faces(self, run: Run, n_seen: int, work: Path) -> list[FaceTrack]:
+        """Everyone in the first `n_seen` frames; where nobody is, the pictures are looked at the other ways up."""
+        clip, options = run.clip, run.options
+        clip.turn = 0 if options.rotate == "auto" else -int(options.rotate) % 360
+
+        def find() -> list[FaceTrack]:
+            return find_faces(
+                run.counted("faces", islice(clip.frames(), n_seen), n_seen),
+                n_frames=n_seen,
+                speakers=options.speakers,
+                detect_every_n=options.detect_every_n,
+                face_scale=options.face_scale,
+                min_visible_s=options.min_visible_s,
+                folder=work,
+            )
+
+        tracks = find()
+        if not tracks and options.rotate == "auto":
+            some = islice(clip.frames(), 0, n_seen, max(1, n_seen // N_LOOKS))
+            clip.turn = turn_that_shows_faces(frame.image for frame in some)
+            if clip.turn:
+                clockwise = 360 - clip.turn
+                run.warn(f"nobody is seen the way the pictures are stored: they are turned by {clockwise} degrees")
+                tracks = find()
+        if not tracks:
+            raise FaceError(_nobody(run))
+        return tracks
 
     def _warn_of_places(self, run: Run, n_people: int) -> None:
         """If more people are visible than the model takes at once, or fewer than it ever saw."""
@@ -286,5 +308,5 @@ def _nobody(run: Run) -> str:
     scale = run.options.face_scale
     return (
         f"no face in {run.n_looked_at} frames ({seconds:.1f} s) of '{run.clip.name}': somebody must be visible for at "
-        f"least a moment; if the faces are small, try --face-scale {2 * scale:g}"
+        f"least {run.options.min_visible_s:g} s; if the faces are small, try --face-scale {2 * scale:g}"
     )

@@ -30,7 +30,7 @@ NEAR_SIDES_PER_S = 1.0  # ... and further with every second
 DUPLICATE_IOU = 0.5  # two tracks that overlap more are on one face
 RETRY_S = 1.0  # so long a lost person is looked for where he was, in every frame
 YOUNG_S = 2.0  # seen for less time, somebody new may still turn out to be a lost person
-BRIEF_S, FORGET_S = 0.5, 10.0  # somebody seen for less in all, and not for so long, is forgotten
+BRIEF_S, FORGET_S = 0.5, 10.0  # somebody seen for less in all (unless asked for), and not for so long, is forgotten
 CLOSE_LOOK_S = 1.0  # so often, and after cuts, the detector looks twice as closely
 MAX_FACES = 16  # in one frame, the largest; a crowd would take all day
 LOOK_SIZE = 16  # pixels of the descriptor's picture
@@ -107,7 +107,15 @@ class Tracker:
     lies in a temporary file in `folder`, 560 bytes per person and frame.
     """
 
-    def __init__(self, detect_every_n: int = 5, face_scale: float = 1.0, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        detect_every_n: int = 5,
+        face_scale: float = 1.0,
+        folder: Path | None = None,
+        brief_s: float = BRIEF_S,
+    ) -> None:
+        self._brief_frames = brief_s * FPS
+        self.longest_frames = 0  # that anybody was seen in, also those who are forgotten
         self._sightings = Spool((70, 2), folder=folder)
         self.people: list[Person] = []
         self.n_frames = 0
@@ -234,7 +242,8 @@ class Tracker:
 
     def _forget(self, index: int) -> None:
         """Keep memory bounded where crowds pass by."""
-        brief, since = BRIEF_S * FPS, index - FORGET_S * FPS
+        brief, since = self._brief_frames, index - FORGET_S * FPS
+        self.longest_frames = max([self.longest_frames, *(len(person.frames) for person in self._active)])
         self.people = [person for person in self.people if len(person.frames) >= brief or person.last_frame >= since]
 
     def _lost(self) -> list[Person]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lipsep.constants import FPS
 from lipsep.errors import FaceError
-from lipsep.faces.tracking import Person, Tracker
+from lipsep.faces.tracking import BRIEF_S, Person, Tracker
 from lipsep.system.spool import Spool
 
 Hook = Callable[[str, int, "int | None"], None]
@@ -22,7 +22,7 @@ STD_RGB = np.array([0.229, 0.224, 0.225], np.float32)
 MIN_PRESENT_S = 0.5  # a person must be visible this long ...
 MIN_PRESENT_SHARE = 0.05  # ... and this share of the time of the most present person, to be reported
 PIECE = 300 * FPS  # frames of landmarks that are in memory at once
-TOGETHER_S = 1.0  # people who appear within this time count as arriving together, and are ordered from left to right
+TOGETHER_S = 1.0  # people who appear within this time count as arriving together, and are ordered as one reads
 
 
 class Frame(Protocol):
@@ -36,7 +36,7 @@ class FaceTrack:
     """One person through the whole video of F frames.
 
     Attributes:
-        person: 1, 2, ... from left to right at first appearance.
+        person: 1, 2, ... at first appearance, from left to right; in galleries row by row.
         present: (F,) bool, the face was seen in this frame.
         boxes: (F, 4) float32 x0, y0, x1, y1 px; NaN where absent.
         landmarks: (F, 68, 2) float32 px, whole numbers at pixel centres, iBUG-68 order; NaN where absent. Those that
@@ -75,6 +75,7 @@ def find_faces(
     speakers: int | None = None,
     detect_every_n: int = 5,
     face_scale: float = 1.0,
+    min_visible_s: float = MIN_PRESENT_S,
     folder: Path | None = None,
     hook: Hook | None = None,
 ) -> list[FaceTrack]:
@@ -83,8 +84,9 @@ def find_faces(
     Args:
         frames: consecutive frames, read once; RGB, any size, the size may change.
         n_frames: how many there will be, if known; only for `hook`.
-        speakers: keep this many people, the most present ones. Default: everyone who is visible for at least 0.5 s
-            (half of the video if it is shorter than 1 s) and 5 % of the time of the most present person.
+        speakers: keep this many people, the most present ones. Default: everyone who is visible for at least
+            `min_visible_s` (half of the video if it is shorter than twice that) and 5 % of the time of the most present
+            person.
         detect_every_n: look for new faces every so many frames; cuts and lost faces are looked at at once.
         face_scale: scales the detector's view. At 1, most new faces are found at once from about 1/17 of the picture's
             longer side upwards and within a second from 1/44; at 2, from half of that, at four times the cost.
@@ -92,30 +94,41 @@ def find_faces(
         hook: called as ``hook("faces", completed, total)`` after each frame.
 
     Returns:
-        One track per person, people who arrive within a second of each other from left to right. Empty if nobody is
-        visible: the caller decides whether that is an error.
+        One track per person, people who arrive within a second of each other as one reads: from left to right, and
+        row by row where faces stand below each other. Empty if nobody is visible: the caller decides whether that is an
+        error.
 
     Raises:
-        FaceError: `speakers`, `detect_every_n` or `face_scale` is not positive.
+        FaceError: `speakers`, `detect_every_n` or `face_scale` is not positive; or somebody is visible, but nobody for
+            as long as it takes.
         OutputError: the temporary files cannot be written.
     """
     if (speakers is not None and speakers < 1) or detect_every_n < 1 or not face_scale > 0:
         raise FaceError(
             f"speakers ({speakers}), detect_every_n ({detect_every_n}) and face_scale ({face_scale}) must be positive"
         )
-    tracker = Tracker(detect_every_n, face_scale, folder)
+    tracker = Tracker(detect_every_n, face_scale, folder, brief_s=min(BRIEF_S, min_visible_s))
     for frame in frames:
         tracker.step(frame.image)
         if hook:
             hook("faces", tracker.n_frames, n_frames)
-    return _report(tracker.people, tracker.n_frames, speakers, folder)
+    tracks = _report(tracker.people, tracker.n_frames, speakers, min_visible_s, folder)
+    if not tracks and tracker.longest_frames:
+        longest_s = tracker.longest_frames / FPS
+        raise FaceError(
+            f"somebody is visible, but for {longest_s:.2g} s at most, and at least {min_visible_s:g} s are asked for: "
+            f"--min-visible-s {max(1 / FPS, longest_s):.2g} takes them all the same"
+        )
+    return tracks
 
 
-def _report(people: list[Person], n_frames: int, speakers: int | None, folder: Path | None) -> list[FaceTrack]:
+def _report(
+    people: list[Person], n_frames: int, speakers: int | None, min_visible_s: float, folder: Path | None
+) -> list[FaceTrack]:
     """The tracks of those who matter, in order."""
     most = max((len(person.frames) for person in people), default=0)
     if speakers is None:
-        least = max(min(MIN_PRESENT_S * FPS, n_frames / 2), MIN_PRESENT_SHARE * most)
+        least = max(min(min_visible_s * FPS, n_frames / 2), MIN_PRESENT_SHARE * most)
         kept = [person for person in people if len(person.frames) >= least]
     else:
         kept = sorted(people, key=lambda person: -len(person.frames))[:speakers]
@@ -123,15 +136,33 @@ def _report(people: list[Person], n_frames: int, speakers: int | None, folder: P
 
 
 def _in_order(people: list[Person]) -> list[Person]:
-    """By first appearance; those who appear together from left to right."""
-    places = {person: person.seen(0, 1)[1][0] for person in people}  # the first boxes
-    waiting = sorted(people, key=lambda person: (person.frames[0], places[person][0]))
+    """By first appearance; those who appear together as one reads."""
+    boxes = {person: person.seen(0, 1)[1][0] for person in people}  # the first ones
+    waiting = sorted(people, key=lambda person: (person.frames[0], boxes[person][0]))
     ordered: list[Person] = []
     while waiting:
         until = waiting[0].frames[0] + TOGETHER_S * FPS
         together = [person for person in waiting if person.frames[0] < until]
-        ordered += sorted(together, key=lambda person: float(places[person][0] + places[person][2]))
+        ordered += [together[k] for k in reading_order(np.stack([boxes[person] for person in together]))]
         waiting = waiting[len(together) :]
+    return ordered
+
+
+def reading_order(boxes: np.ndarray) -> list[int]:
+    """Indices of boxes (K, 4) x0, y0, x1, y1 as one reads: row by row where some stand below each other (the gallery of
+    a call), else from left to right, however tall the people are."""
+    x, y = (boxes[:, :2] + boxes[:, 2:]).T / 2
+    apart = y[:, None] > boxes[None, :, 3]  # [a, b]: the middle of a lies below all of b
+    in_column = (boxes[None, :, 0] < x[:, None]) & (x[:, None] < boxes[None, :, 2])
+    if not (apart & in_column).any():
+        return np.argsort(x, kind="stable").tolist()
+    ordered: list[int] = []
+    left = set(range(len(boxes)))
+    while left:
+        top = min(left, key=lambda k: y[k])
+        row = [k for k in left if not apart[k, top]]
+        ordered += sorted(row, key=lambda k: x[k])
+        left -= set(row)
     return ordered
 
 

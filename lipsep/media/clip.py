@@ -27,12 +27,15 @@ class FileClip:
     Args:
         audio_track: which of its sound tracks is heard, see `lipsep.media.sound.choose_sound`.
 
+    Attributes:
+        turn: degrees counter-clockwise by which its pictures are turned; may be set.
+
     Raises:
         MediaError: unreadable, without sound, or without moving pictures.
     """
 
     def __init__(self, source: str | os.PathLike | BinaryIO, audio_track: str | int = AUTO) -> None:
-        self._audio_track = audio_track
+        self._audio_track, self.turn = audio_track, 0
         self.path = Path(source) if isinstance(source, str | os.PathLike) else None
         self._source = source if self.path is None else self.path
         info = probe(self._rewound())
@@ -55,7 +58,7 @@ class FileClip:
         return f"{size}-{digest.hexdigest()[:32]}"
 
     def frames(self, *, grey: bool = False) -> Iterator[Frame]:
-        return read_frames(self._rewound(), grey=grey)
+        return read_frames(self._rewound(), grey=grey, turn=self.turn)
 
     @cached_property
     def sound(self) -> Sound:
@@ -75,7 +78,9 @@ class FileClip:
         return read_recorded_audio(self._rewound(), rate, len(weights), self.sound)
 
     def video_with(self, wav: Path, out: Path) -> Path:
-        """The original pictures, copied as they are, with another sound."""
+        """The original pictures with another sound: copied as they are, or encoded anew where they are turned."""
+        if self.turn:
+            return write_video(out, (frame.image for frame in self.frames()), wav)
         return mux(self._rewound(), wav, out)
 
     def _rewound(self) -> Path | BinaryIO:
@@ -101,7 +106,7 @@ class ArrayClip:
             raise MediaError(
                 f"got a {found}: needs float (T,) at {SAMPLE_RATE} Hz and uint8 (F, H, W, 3) RGB at {FPS} fps"
             )
-        self._waveform = waveform.astype(np.float32)
+        self._waveform, self.turn = waveform.astype(np.float32), 0
         self.name, self.n_samples, self.n_frames = "arrays", len(waveform), len(self._frames)
         if not self.n_samples or not self.n_frames or not np.isfinite(self._waveform).all():
             raise MediaError("the waveform or the frames are empty, or the waveform holds values that are not finite")
@@ -113,7 +118,8 @@ class ArrayClip:
         return f"{self.n_samples}-{digest.hexdigest()[:32]}"
 
     def frames(self, *, grey: bool = False) -> Iterator[Frame]:
-        for index, image in enumerate(self._frames):
+        for index, image in enumerate(np.rot90(self._frames, self.turn // 90, axes=(1, 2))):
+            image = np.ascontiguousarray(image)
             yield Frame(index, index / FPS, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if grey else image)
 
     def audio(self) -> Iterator[np.ndarray]:
@@ -126,7 +132,7 @@ class ArrayClip:
         yield self._waveform[None]
 
     def video_with(self, wav: Path, out: Path) -> Path:
-        return write_video(out, iter(self._frames), wav)
+        return write_video(out, (frame.image for frame in self.frames()), wav)
 
 
 Clip = FileClip | ArrayClip

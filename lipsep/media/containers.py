@@ -142,8 +142,9 @@ def frames_shown_before(end_s: float) -> int:
 class Geometry:
     """How a decoded picture becomes an upright one with square pixels."""
 
-    def __init__(self, stream: av.VideoStream, first: av.VideoFrame, name: str) -> None:
-        self.mirrored, self.quarter_turns = _orientation(first)  # left and right change places, then it is turned
+    def __init__(self, stream: av.VideoStream, first: av.VideoFrame, name: str, turn: int = 0) -> None:
+        self.mirrored, quarter_turns = _orientation(first)  # left and right change places, then it is turned
+        self.quarter_turns = (quarter_turns + turn // 90) % 4
         aspect = float(stream.sample_aspect_ratio or 1)  # width : height of one stored pixel
         aspect = aspect if 0.2 <= aspect <= 5 else 1.0
         self.size = (round(first.width * max(aspect, 1)), round(first.height / min(aspect, 1)))  # before turning

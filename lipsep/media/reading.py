@@ -62,8 +62,11 @@ class Frame:
     image: np.ndarray  # uint8 (H, W, 3) RGB or (H, W) grey, upright, full range; held frames share it: do not write
 
 
-def read_frames(source: Source, *, grey: bool = False) -> Iterator[Frame]:
+def read_frames(source: Source, *, grey: bool = False, turn: int = 0) -> Iterator[Frame]:
     """The picture on the screen at 0, 1/25, 2/25, ... s, until the pictures end; any frame rate, fixed or varying.
+
+    Args:
+        turn: degrees counter-clockwise by which pictures are turned besides: 0, 90, 180 or 270.
 
     Rotation flags and non-square pixels are applied; every picture has the size of the first one. A late first picture
     is preceded by itself (up to HOLD_FIRST_S) or by black. Damaged parts repeat the last good picture.
@@ -84,7 +87,7 @@ def read_frames(source: Source, *, grey: bool = False) -> Iterator[Frame]:
         for frame in decoded(container, stream, name):
             start_s = timeline.place(frame.time, next_s)
             if shown is None:
-                geometry = Geometry(stream, frame, name)
+                geometry = Geometry(stream, frame, name, turn)
                 shown = _Picture(frame, geometry, grey, black=start_s > HOLD_FIRST_S)
             while index / FPS < start_s - SHOWN_TOLERANCE_S:
                 yield Frame(index, index / FPS, shown.image())

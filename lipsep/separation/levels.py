@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 
 
 def match_levels(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
@@ -21,6 +21,26 @@ def match_levels(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     root = np.linalg.cholesky(units @ units.T + 1e-4 * np.eye(len(units)))  # two like voices share, none explodes
     gains, _ = nnls(root.T, np.linalg.solve(root, units @ mixture.astype(np.float64)))
     return (gains / norms).astype(np.float32)
+
+
+def within_mixture(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
+    """Estimates, some of them turned down, that together hold no more energy than the mixture, and leave no more over.
+
+    Networks that hear a few faces at a time count what they are unsure of several times over when there are more faces.
+    Where that makes the voices, or what is left beside them, louder than the mixture, the gains 0 <= g <= 1 minimise
+    |mixture - sum_k g_k estimate_k|^2. At that minimum neither the voices nor the rest exceed the mixture.
+
+    Shape: (n, T), (T,) -> (n, T).
+    """
+    together = estimates.sum(0)
+    most = float(np.sum(mixture**2, dtype=np.float64))
+    if max(float(np.sum(x**2, dtype=np.float64)) for x in (together, mixture - together)) <= most:
+        return estimates
+    double = estimates.astype(np.float64)
+    gram = double @ double.T  # (n, n)
+    root = np.linalg.cholesky(gram + (1e-9 * np.trace(gram) + 1e-20) * np.eye(len(gram)))
+    gains = lsq_linear(root.T, np.linalg.solve(root, double @ mixture), (0.0, 1.0), method="bvls").x
+    return estimates * gains.astype(np.float32)[:, None]
 
 
 class Levels:

@@ -31,6 +31,10 @@ class Options(BaseModel):
     )
     detect_every_n: int = Field(5, ge=1, le=1000, description="Look for new faces in every n-th frame.")
     face_scale: float = Field(1.0, gt=0, le=16, description="2 finds faces of half the size, more slowly.")
+    rotate: Literal["auto", "0", "90", "180", "270"] = Field(
+        "auto", description="Turn pictures clockwise by so many degrees; auto: where else nobody is found."
+    )
+    min_visible_s: float = Field(0.5, gt=0, le=3600, description="Who is visible for fewer seconds in all is left out.")
     keep_offscreen: bool = Field(False, description="Also hear people while they are not visible.")
     iterations: int | None = Field(
         None, ge=1, le=100, description="Of a model that refines its answer step by step: fewer are quicker."
@@ -54,7 +58,7 @@ class Options(BaseModel):
     )
     overwrite: bool = Field(False, description="Do finished work again and replace it.")
 
-    @field_validator("audio_track", mode="before")
+    @field_validator("audio_track", "rotate", mode="before")
     @classmethod
     def _number_or_word(cls, track: object) -> object:
         return str(track) if isinstance(track, int) and not isinstance(track, bool) else track

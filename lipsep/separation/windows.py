@@ -24,7 +24,7 @@ from lipsep.constants import FPS, SAMPLES_PER_FRAME
 from lipsep.errors import ModelError
 from lipsep.models.base import face_groups
 from lipsep.separation.batches import BatchedModel, side_by_side
-from lipsep.separation.levels import Levels
+from lipsep.separation.levels import Levels, within_mixture
 from lipsep.separation.presence import gate_samples, presence_gate
 
 Hook = Callable[[str, int, "int | None"], None]  # hook(step, completed, total)
@@ -52,6 +52,7 @@ def separate_windows(
     overlap_s: float = 1.0,
     batch: int = 4,
     workers: int = 1,
+    conserve: bool = False,
     device: str | torch.device = "cpu",
     hook: Hook | None = None,
     warn: Callable[[str], None] = warnings.warn,
@@ -73,6 +74,8 @@ def separate_windows(
             halved when memory runs out.
         workers: threads among which a batch is divided, each with its share of PyTorch's threads: on a processor one
             pass after the other leaves threads waiting at every small operation, passes side by side do not.
+        conserve: turn voices down where together they are louder than the mixture (`levels.within_mixture`): for more
+            people than the model has learned to share a mixture among.
         hook: called as `hook("separate", windows_done, n_windows)`.
         warn: called with one line when something had to be changed.
 
@@ -93,7 +96,9 @@ def separate_windows(
     plan = _Plan(n_samples, n_frames, min(window, n_frames), overlap)
     gates = None if present is None else [presence_gate(p, n_frames) for p in present]
     network = BatchedModel(model, device, batch, workers, warn)
-    return _blocks(plan, network, mixture if callable(mixture) else _reader(mixture), lips, gates, faces, hook)
+    return _blocks(
+        plan, network, mixture if callable(mixture) else _reader(mixture), lips, gates, faces, conserve, hook
+    )
 
 
 def window_starts(n_frames: int, window: int, overlap: int) -> list[int]:
@@ -134,7 +139,7 @@ class _Window:
 
 
 def _blocks(
-    plan: _Plan, network: BatchedModel, read, lips, gates, faces, hook: Hook | None
+    plan: _Plan, network: BatchedModel, read, lips, gates, faces, conserve: bool, hook: Hook | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Overlap-add of the separated windows; yields what no later window can change any more."""
     starts = window_starts(plan.n_frames, plan.window, plan.overlap)
@@ -149,7 +154,11 @@ def _blocks(
         weights += weight
         if window.estimates is not None:
             estimates = _gated(window, plan, gates)  # first, so that what is cut off claims no share of the mixture
-            total += weight * (set_levels(estimates, window.mixture) if set_levels else estimates)
+            if set_levels:
+                estimates = set_levels(estimates, window.mixture)
+            elif conserve:
+                estimates = within_mixture(estimates, window.mixture)
+            total += weight * estimates
         n_final = n_window if following is None else (following - window.start) * SAMPLES_PER_FRAME
         block = total[:, :n_final] / weights[:n_final]  # (n_people, n_final)
         total = np.pad(total[:, n_final:], ((0, 0), (0, n_final)))

@@ -38,6 +38,7 @@ class FileClip:
         self._audio_track, self.turn = audio_track, 0
         self.path = Path(source) if isinstance(source, str | os.PathLike) else None
         self._source = source if self.path is None else self.path
+        self._identity = None  # of the file that was there first
         info = probe(self._rewound())
         self.name, self.n_frames, self.n_samples = info.name, info.n_frames, info.n_samples
         if not info.has_video or info.is_still:
@@ -50,11 +51,15 @@ class FileClip:
     def signature(self) -> str:
         """Tells one input from another: size and content of both ends."""
         digest = hashlib.sha256()
-        if self.path is not None:
-            with self.path.open("rb") as file:
-                size = _hash_ends(file, digest)
+        source = self._rewound()
+        if self.path is None:
+            size = _hash_ends(source, digest)
         else:
-            size = _hash_ends(self._rewound(), digest)
+            try:
+                with self.path.open("rb") as file:
+                    size = _hash_ends(file, digest)
+            except OSError as error:
+                raise self._changed("cannot be opened any more") from error
         return f"{size}-{digest.hexdigest()[:32]}"
 
     def frames(self, *, grey: bool = False) -> Iterator[Frame]:
@@ -84,9 +89,28 @@ class FileClip:
         return mux(self._rewound(), wav, out)
 
     def _rewound(self) -> Path | BinaryIO:
+        """The source, to be read from its start: the same file as ever, since it is opened for each thing anew.
+
+        Raises:
+            MediaError: it was removed, replaced or written to meanwhile.
+        """
         if self.path is None:
             self._source.seek(0)
-        return self._source
+            return self._source
+        try:
+            found = self.path.stat()
+        except (OSError, ValueError) as error:
+            if self._identity is None:  # `probe` tells what is wrong with it
+                return self.path
+            raise self._changed("was removed") from error
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if identity != (self._identity or identity):
+            raise self._changed("was replaced, or is still being written")
+        self._identity = identity
+        return self.path
+
+    def _changed(self, how: str) -> MediaError:
+        return MediaError(f"'{self.path.name}' {how} while it was separated: start again when it stays as it is")
 
 
 class ArrayClip:

@@ -13,7 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
+
+from pydantic import BaseModel, Field, FiniteFloat
 
 from lipsep.errors import OutputError
 
@@ -26,6 +28,7 @@ REPORT = "report.json"  # written last: where it is, the work is finished
 STAGING_PREFIX = ".unfinished-"
 PARTIAL = ".partial"  # part of the name of a single file that is being written
 STALE_AFTER_S = 6 * 3600  # an unfinished folder that nothing has touched for so long was left by a killed run
+_LARGEST_REPORT = 2**26  # bytes; hours of video with many people make a few hundred kB
 _OWNER = "owner"  # in an unfinished folder: the name of the machine, locked as long as the run lives
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT_WRITE = {
@@ -33,6 +36,12 @@ _CANNOT_WRITE = {
     for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EEXIST", "ENAMETOOLONG")
     if hasattr(errno, name)
 }
+
+
+ResultName = Annotated[
+    str, Field(pattern=r"^(artifacts/)?(speaker_\d{1,6}[._][\w.]{1,80}|(residual|original)\.wav|overview\.png)$")
+]
+"""What a report may list: nothing outside its folder, and nothing that a run would not write."""
 
 
 class OutputFolder:
@@ -92,7 +101,7 @@ class OutputFolder:
         except OutputError:  # somebody else's report, to be replaced
             return set()
         paths = {self.path / name for name in report["files"]}
-        return {path for path in paths if path.resolve().is_relative_to(self.path.resolve())}
+        return {path for path in paths if path.resolve().is_relative_to(self.path.resolve())}  # links may lead away
 
     def _remove_stale(self) -> None:
         for folder in self.path.glob(STAGING_PREFIX + "*"):
@@ -186,6 +195,37 @@ def whole_file(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+class _Input(BaseModel):
+    name: str
+    signature: str
+    duration_s: FiniteFloat = Field(ge=0)
+
+
+class _Settings(BaseModel):
+    model: str
+
+
+class _Track(BaseModel):
+    person: int = Field(ge=1)
+    files: list[ResultName]
+
+
+class _Seconds(BaseModel):
+    total: FiniteFloat = Field(ge=0)
+
+
+class _Report(BaseModel):
+    """What is read back of a report; it holds more."""
+
+    lipsep: str
+    input: _Input
+    settings: _Settings
+    tracks: list[_Track]
+    seconds: _Seconds
+    warnings: list[str]
+    files: list[ResultName]
+
+
 def finished_report(folder: Path) -> dict | None:
     """The report of finished work in `folder`; None if there is none, or if files that it lists are gone.
 
@@ -196,12 +236,13 @@ def finished_report(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        report = None
-    if not isinstance(report, dict) or not {"lipsep", "input", "settings", "files"} <= report.keys():
-        raise OutputError(f"'{path}' was not written by lipsep: choose another folder, or --overwrite to replace it")
-    return report if all((folder / name).is_file() for name in report["files"]) else None
+        report = json.loads(path.read_bytes()) if path.stat().st_size <= _LARGEST_REPORT else None
+        names = _Report.model_validate(report, strict=True).files
+    except (OSError, ValueError, RecursionError) as error:  # among them pydantic's
+        raise OutputError(
+            f"'{path}' was not written by lipsep: choose another folder, or --overwrite to replace it"
+        ) from error
+    return report if all((folder / name).is_file() for name in names) else None
 
 
 @contextmanager

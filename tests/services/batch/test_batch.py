@@ -68,7 +68,15 @@ def test_folders_are_searched_for_videos_and_keep_their_shape(tmp_path):
 
 
 def test_results_of_earlier_runs_are_no_inputs(tmp_path):
-    report = {"lipsep": "1", "input": {}, "settings": {}, "files": ["speaker_1.mp4"]}
+    report = {
+        "lipsep": "1",
+        "input": {"name": "a.mp4", "signature": "1-a", "duration_s": 1.0},
+        "settings": {"model": "dolphin"},
+        "tracks": [{"person": 1, "files": ["speaker_1.mp4"]}],
+        "seconds": {"total": 1.0},
+        "warnings": [],
+        "files": ["speaker_1.mp4"],
+    }
     touch(tmp_path, "a.mp4", "a/speaker_1.mp4", "results/b/speaker_1.mp4", f"{STAGING_PREFIX}x/results/speaker_1.mp4")
     (tmp_path / "a" / "report.json").write_text(json.dumps(report))
     found = find_tasks([tmp_path], tmp_path / "results", True)

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from lipsep.checkpoints.catalogue import DEFAULT_MODEL
 from lipsep.checkpoints.folder import fingerprint, load_model
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import FaceError, MediaError, OptionError
@@ -37,7 +38,6 @@ from lipsep.separation.windows import Hook, separate_windows
 from lipsep.system.outputs import REPORT, OutputFolder, writing_to
 from lipsep.system.spool import Spool
 
-DEFAULT_MODEL = "dolphin_laptop_together"
 AFTER_SOUND_FRAMES = FPS  # pictures that are looked at after the sound has ended
 LEARNED_PEOPLE = 2  # who speak at a time in what models of one face are trained on
 STILL_MOUTH = 0.01  # `FaceTrack.mouth_motion` below which a face hardly speaks

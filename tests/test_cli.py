@@ -21,6 +21,7 @@ from golden import fill_manifest
 from typer.testing import CliRunner
 
 import lipsep.cli
+from lipsep.checkpoints.catalogue import DEFAULT_MODEL
 from lipsep.cli import app
 from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import FaceError
@@ -344,3 +345,14 @@ def test_real_footage_runs_end_to_end(shared, model_folder, tmp_path, name):
     assert len(report["tracks"]) == 2
     assert all(t["visible_s"] > 0.9 * report["input"]["duration_s"] for t in report["tracks"])
     assert (tmp_path / cut.stem / "speaker_2.mp4").stat().st_size > 10_000
+
+
+def test_models_are_listed_at_once_the_default_first(lipsep_here, monkeypatch):
+    ran = lipsep_command("models", env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
+    assert ran.returncode == 0 and " torch\n" not in ran.stderr  # which alone takes longer than all of the answer
+    lines = ran.stdout.splitlines()
+    assert lines[1].strip().startswith(f"{DEFAULT_MODEL} (default): ")
+    assert any(line.strip().startswith("dolphin: 7.00 M parameters") for line in lines)
+    listed = json.loads(lipsep_command("models", "--json").stdout)
+    assert [entry["name"] for entry in listed["weights"] if entry["default"]] == [DEFAULT_MODEL]
+    assert {entry["name"] for entry in listed["models"]} == set(lipsep.list_models())

@@ -25,7 +25,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lipsep.checkpoints.hub import CONFIG, DOLPHIN, PICKLES, WEIGHTS, WeightsEntry, from_hub
+from lipsep.checkpoints import catalogue
+from lipsep.checkpoints.catalogue import CONFIG, DOLPHIN, PICKLES, WEIGHTS, available_weights, read_card
+from lipsep.checkpoints.hub import from_hub
 from lipsep.constants import FPS
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import SeparationModel, create_model, list_models, model_config
@@ -35,7 +37,6 @@ from lipsep.onnx.runtime import SUFFIX, OnnxModel
 from lipsep.system.outputs import whole_file
 
 FORMAT = 1
-PACKAGED = Path(__file__).parents[1] / "weights"
 RETIRED = {"n_src": 1, "input_level": None}
 """Settings that lipsep 0.1 wrote for every Dolphin and only our own still have, with the value that says nothing."""
 
@@ -58,8 +59,8 @@ def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.devi
         return OnnxModel(Path(name)).to(map_location).eval()
     if os.path.isdir(name):
         folder = Path(name)
-    elif (PACKAGED / name / CONFIG).is_file():
-        folder = PACKAGED / name
+    elif (catalogue.PACKAGED / name / CONFIG).is_file():
+        folder = catalogue.PACKAGED / name
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         folder = from_hub(name)
     else:
@@ -115,28 +116,8 @@ def save_model(model: SeparationModel, folder: str | os.PathLike, metadata: Mapp
         part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def available_weights() -> list[WeightsEntry]:
-    """The packaged weights, and the published ones that can be downloaded."""
-    entries = []
-    for config in sorted(PACKAGED.glob(f"*/{CONFIG}")):
-        card, weights = _read_card(config.parent), config.parent / WEIGHTS
-        if "lipsep" not in card or not weights.is_file():
-            continue
-        entries.append(
-            WeightsEntry(
-                name=config.parent.name,
-                model=card["model"],
-                licence=card.get("licence", "not stated"),
-                size=weights.stat().st_size,
-                sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
-                provenance=card.get("provenance", "not stated"),
-            )
-        )
-    return [*entries, DOLPHIN]
-
-
 def _load_folder(folder: Path) -> SeparationModel:
-    card = _read_card(folder)
+    card = read_card(folder)
     state = _read_weights(folder)
     if "lipsep" in card:
         model = _model_of(card, folder)
@@ -166,18 +147,6 @@ def _model_of(card: dict[str, Any], folder: Path) -> SeparationModel:
         raise WeightsError(f"'{folder / CONFIG}' does not describe a model of this version: {error}") from error
     model.metadata = {key: value for key, value in card.items() if key not in ("lipsep", "model", "config")}
     return model
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    try:
-        card = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"'{folder}' has no {CONFIG}: a model folder needs it beside {WEIGHTS}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"cannot read '{folder / CONFIG}': {error}") from error
-    if not isinstance(card, dict):
-        raise WeightsError(f"'{folder / CONFIG}' is not a JSON object")
-    return card
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -3,38 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+from lipsep.checkpoints.catalogue import CONFIG, DOLPHIN, WEIGHTS
 from lipsep.checkpoints.downloads import check_download
 from lipsep.errors import WeightsError
 
-CONFIG, WEIGHTS, PICKLES = "config.json", "model.safetensors", ("pytorch_model.bin", "model.pt", "best_model.pth")
-
-
-@dataclass(frozen=True)
-class WeightsEntry:
-    """One set of weights that `load_model(name)` can load."""
-
-    name: str
-    model: str
-    licence: str
-    size: int  # bytes
-    sha256: str | None  # None where the file is not on this machine
-    provenance: str
-
-
-DOLPHIN = WeightsEntry(
-    name="JusperLee/Dolphin",
-    model="dolphin",
-    licence="source code Apache-2.0; weights without a licence of their own, not cleared for commercial use",
-    size=28_200_000,
-    sha256=None,
-    provenance=(
-        "separator trained on VoxCeleb2 mixtures; video encoder distilled from AV-HuBERT large_vox_433h, "
-        "whose licence is for non-commercial research"
-    ),
-)
 _NOTICE = f"""Weights of {DOLPHIN.name} (https://huggingface.co/{DOLPHIN.name}), downloaded once, {{size}}.
   Licence: {DOLPHIN.licence}.
   Provenance: {DOLPHIN.provenance}.

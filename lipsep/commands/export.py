@@ -50,7 +50,7 @@ def check_runtime(runtime: str | None, model: str | None) -> None:
     if runtime not in (None, "torch", "onnx"):
         raise ModelError(f"--runtime '{runtime}' is not a choice: use torch or onnx")
     if runtime == "onnx" and not is_graph:
-        from lipsep.separator import DEFAULT_MODEL
+        from lipsep.checkpoints.catalogue import DEFAULT_MODEL
 
         raise ModelError(
             f"--runtime onnx needs a graph: write it with  lipsep export {model or DEFAULT_MODEL} -o model.onnx  and "

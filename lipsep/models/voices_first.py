@@ -103,7 +103,8 @@ class BandSplit(nn.Module):
         widths = torch.tensor(bands)[:, None]
         bins = torch.where(place < widths, first[:, None] + place, n_bins)  # (K, W); n_bins: nothing
         self.register_buffer("bins", bins.flatten(), persistent=False)
-        self.register_buffer("places", (bins.flatten() < n_bins).nonzero()[:, 0], persistent=False)  # (bins,)
+        places = [k * self.width + bin_ for k, n in enumerate(bands) for bin_ in range(n)]
+        self.register_buffer("places", torch.tensor(places), persistent=False)  # (bins,)
 
     def split(self, x: Tensor) -> Tensor:
         return F.pad(x, (0, 0, 0, 1)).index_select(2, self.bins).unflatten(2, (self.n_bands, self.width)).flatten(3)
@@ -223,7 +224,7 @@ class VoiceActivity(nn.Module):
     def __init__(self, bands: tuple[int, ...], channels: int, dim: int) -> None:
         super().__init__()
         edges = torch.tensor([0, *itertools.accumulate(bands)])
-        place = torch.arange(int(edges[-1]))
+        place = torch.arange(sum(bands))
         member = (place >= edges[:-1, None]) & (place < edges[1:, None])
         self.register_buffer("member", member.float(), persistent=False)  # (K, bins)
         self.conv_in = nn.Conv1d(len(bands), channels, 5, padding=2)

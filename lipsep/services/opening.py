@@ -25,7 +25,8 @@ def open_separator(
     import cv2
     import torch
 
-    from lipsep.separator import DEFAULT_MODEL, Separator
+    from lipsep.checkpoints.catalogue import DEFAULT_MODEL
+    from lipsep.separator import Separator
 
     if threads:
         torch.set_num_threads(threads)

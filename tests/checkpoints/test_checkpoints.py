@@ -16,8 +16,9 @@ import torch
 from golden import fill_manifest
 
 import lipsep
-from lipsep.checkpoints import folder as checkpoints
-from lipsep.checkpoints.folder import available_weights, load_model, save_model
+from lipsep.checkpoints import catalogue
+from lipsep.checkpoints.catalogue import available_weights
+from lipsep.checkpoints.folder import load_model, save_model
 from lipsep.errors import WeightsError
 from lipsep.models import create_model
 
@@ -148,7 +149,7 @@ def test_names_without_weights_say_what_to_do() -> None:
 
 def test_packaged_weights_are_listed_and_load_by_name(folder: Path, tmp_path: Path, monkeypatch) -> None:
     shutil.copytree(folder, tmp_path / "packaged" / "dolphin_test")
-    monkeypatch.setattr(checkpoints, "PACKAGED", tmp_path / "packaged")
+    monkeypatch.setattr(catalogue, "PACKAGED", tmp_path / "packaged")
     entries = {entry.name: entry for entry in available_weights()}
     assert entries["dolphin_test"].licence == "CC0-1.0"
     assert entries["dolphin_test"].size == (folder / "model.safetensors").stat().st_size

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lipsep.checkpoints.catalogue import model_sizes
 from lipsep.models import create_model, list_models
 from lipsep.profiling import count_macs, count_parameters
 from lipsep.profiling.counting import count_calls
@@ -122,6 +123,8 @@ def test_costs_are_those_of_the_published_code(shared, name):
     row = rows.get(MEASURED_AS.get(name, name))
     model = create_model(name)
     counted = count_parameters(model)
+    listed = {"parameters": sum(parameter.numel() for parameter in model.parameters()), "lip_recipe": model.lip_recipe}
+    assert model_sizes()[name] == listed, "run python scripts/write_model_sizes.py"
     if row is None:  # a variant of our own
         counts = count_macs(model, 8_000)
         assert 0 < counts.hooks.without_video_encoder <= counts.hooks.total

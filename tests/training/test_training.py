@@ -12,6 +12,7 @@ import yaml
 from lipsep.checkpoints.folder import load_model
 from lipsep.data.clips.clips import TalkingClip, TalkingClips, pack
 from lipsep.data.clips.pace import change_pace
+from lipsep.data.corpora.prepare import kept_at
 from lipsep.data.corpora.sound_to_mouth import fit, predict
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures, collate
 from lipsep.data.mixing.mouth_augmentation import MouthAugmentation, MouthConfig, principal_motions
@@ -92,8 +93,8 @@ def test_mouths_follow_the_sound(corpus):
 
 def recipe_for(corpus: TalkingClips, folder, epochs: int) -> dict:
     prepared = folder / "prepared"
-    if not (prepared / "filmed.npz").is_file():
-        corpus.save(prepared / "filmed.npz")
+    if not (kept := kept_at(prepared, folder / "filmed")).is_file():
+        corpus.save(kept)
     return {
         "model": {"name": "dolphin_test", "overrides": {"video_layers": ["compress_space", "compress_space"]}},
         "data": {

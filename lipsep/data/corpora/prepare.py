@@ -7,6 +7,7 @@ Noise: any folder of sound files (ESC: ``class_number``).
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,8 +29,8 @@ AUDIO_SUFFIXES = frozenset({".opus", ".flac", ".wav", ".ogg", ".mp3", ".m4a"})
 
 
 def filmed_corpus(folder: Path, prepared: Path, hook: Hook | None = None) -> TalkingClips:
-    """Every clip of a folder with its talker's mouth, prepared once into ``prepared/<folder name>.npz``; or all of
-    what `lipsep prepare` wrote there.
+    """Every clip of a folder with its talker's mouth, prepared once into a file of `kept_at`; or all of what `lipsep
+    prepare` wrote there.
 
     A clip in which no face is found in at least 90 % of the frames is left out and counted.
 
@@ -38,7 +39,7 @@ def filmed_corpus(folder: Path, prepared: Path, hook: Hook | None = None) -> Tal
     """
     if is_prepared(folder):
         return join([load_shards(folder, split) for split in prepared_splits(folder)])
-    path = prepared / f"{folder.name}.npz"
+    path = kept_at(prepared, folder)
     if path.is_file():
         return TalkingClips.load(path)
     sources = _files(folder, VIDEO_SUFFIXES, "video clips")
@@ -55,6 +56,12 @@ def filmed_corpus(folder: Path, prepared: Path, hook: Hook | None = None) -> Tal
     return corpus
 
 
+def kept_at(prepared: Path, folder: Path) -> Path:
+    """Where a folder is kept once it is prepared; folders of one name in different places are different corpora."""
+    where = hashlib.sha256(os.fspath(folder.resolve()).encode()).hexdigest()[:8]
+    return prepared / f"{folder.name}-{where}.npz"
+
+
 def film_clip(source: Path) -> TalkingClip | None:
     """One clip with one talker; None where no face is present in at least 90 % of the frames."""
     try:
@@ -65,7 +72,7 @@ def film_clip(source: Path) -> TalkingClip | None:
 
 def unfilmed_corpus(folder: Path, filmed: TalkingClips, prepared: Path, hook: Hook | None = None) -> TalkingClips:
     """Every speech file of a folder with a mouth made from its sound (`lipsep.data.corpora.sound_to_mouth`)."""
-    path = prepared / f"{folder.name}.npz"
+    path = kept_at(prepared, folder)
     if path.is_file():
         return TalkingClips.load(path)
     sources = _files(folder, AUDIO_SUFFIXES, "speech files")

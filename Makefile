@@ -10,10 +10,10 @@ demo: $(VENV)/.ready
 	$(BIN)/lipsep demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
 
 # the fast tests with the lowest versions that pyproject.toml declares, and with the newest that there are; torch stays as pinned
 test-lowest: RESOLUTION := lowest-direct

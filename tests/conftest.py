@@ -11,7 +11,8 @@ import torch
 from lipsep.checkpoints.folder import save_model
 from lipsep.models import create_model
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# side by side (pytest-xdist) each process has a core of its own
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/dolphin_speed.py
 
 results: $(VENV)/.installed
-	$(BIN)/python -m lipsep.evaluation.results docs/results
+	$(BIN)/python scripts/make_results.py docs/results
 
 # what separating needs: wheels only, no compiler
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from scenes import build_clip, demo_people
 from scipy.signal import resample_poly
 
 from lipsep.constants import SAMPLE_RATE
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.data.synthetic.visemes import Phone
 from lipsep.errors import LipsepError
 

@@ -3,7 +3,7 @@
     pip install scikit-image      # its wheel ships the first photograph, matplotlib's the second
     python scripts/make_portraits.py
 
-Writes lipsep/assets/portrait_*.jpg and portraits.json (source, licence, 68 landmarks each).
+Writes scripts/portraits/portrait_*.jpg and portraits.json (source, licence, 68 landmarks each).
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+from puppets import PORTRAITS, Portrait, carry, surround
 from scipy.spatial import Delaunay
 
 from lipsep.constants import FPS
-from lipsep.data.synthetic.puppets import Portrait, carry, surround
 from lipsep.errors import LipsepError
 from lipsep.faces.tracks import find_faces
 
-ASSETS = Path(__file__).resolve().parents[1] / "lipsep" / "assets"
 LICENCE = "public domain (work of the United States government)"
 BLEND_SHARE = 0.45  # of the second face in the third
 
@@ -74,9 +73,9 @@ def main() -> None:
     entries["blend"] = _save("blend", _blend(first, second), 88, "a face blended from the other two; nobody's")
     text = json.dumps(entries, indent=1)
     pair = re.compile(r"\[\s+(-?[\d.]+),\s+(-?[\d.]+)\s+\]")  # one landmark, one line
-    (ASSETS / "portraits.json").write_text(pair.sub(r"[\1, \2]", text) + "\n", "utf-8")
+    (PORTRAITS / "portraits.json").write_text(pair.sub(r"[\1, \2]", text) + "\n", "utf-8")
     for name, entry in entries.items():
-        print(f"{name:10s} {(ASSETS / entry['file']).stat().st_size / 1000:6.1f} kB  {entry['credit']}")
+        print(f"{name:10s} {(PORTRAITS / entry['file']).stat().st_size / 1000:6.1f} kB  {entry['credit']}")
 
 
 def _original(source: Source) -> Path:
@@ -92,14 +91,14 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _portrait(name: str, entries: dict) -> Portrait:
-    return Portrait(name, _read(ASSETS / entries[name]["file"]), np.array(entries[name]["landmarks"], np.float32))
+    return Portrait(name, _read(PORTRAITS / entries[name]["file"]), np.array(entries[name]["landmarks"], np.float32))
 
 
 def _save(name: str, picture: np.ndarray, quality: int, credit: str) -> dict:
     """Write the JPEG, find the face in it, and describe both."""
     file = f"portrait_{name}.jpg"
-    cv2.imwrite(str(ASSETS / file), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    large = cv2.resize(_read(ASSETS / file), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(PORTRAITS / file), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    large = cv2.resize(_read(PORTRAITS / file), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
     tracks = find_faces(SimpleNamespace(index=index, time_s=index / FPS, image=large) for index in range(FPS))
     if len(tracks) != 1:
         raise LipsepError(f"{len(tracks)} faces found in the portrait {name}; it must show one")

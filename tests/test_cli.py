@@ -18,12 +18,12 @@ import pytest
 import soundfile
 import torch
 from golden import fill_manifest
+from scenes import build_clip, demo_people
 from typer.testing import CliRunner
 
 import lipsep.cli
 from lipsep.checkpoints.catalogue import DEFAULT_MODEL
 from lipsep.cli import app
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import FaceError
 from lipsep.media.reading import load_audio
 from lipsep.separation.options import Options

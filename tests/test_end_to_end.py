@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from scenes import Shot, build_clip, demo_people
 
-from lipsep.data.synthetic.scenes import Shot, build_clip, demo_people
 from lipsep.evaluation.cases import Case
 from lipsep.evaluation.evaluate import separate_case
 from lipsep.faces.tracks import find_faces

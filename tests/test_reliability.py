@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from damaged import N_FRAMES, corpus, film, whole
 from places import TESTS
+from scenes import build_clip, demo_people
 
 from lipsep.constants import SAMPLES_PER_FRAME
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import LipsepError
 from lipsep.faces.tracks import find_faces
 from lipsep.media.reading import read_frames

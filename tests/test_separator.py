@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
+from scenes import Clip, Shot, build_clip, demo_people
 
 import lipsep.separator
-from lipsep.data.synthetic.scenes import Clip, Shot, build_clip, demo_people
 from lipsep.errors import FaceError, MediaError, ModelError, OutputError
 from lipsep.faces.tracks import FaceTrack
 from lipsep.media.clip import FileClip

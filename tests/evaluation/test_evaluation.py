@@ -400,7 +400,7 @@ def test_a_model_that_knows_faces_is_shown_them():
 @pytest.mark.slow
 def test_a_model_is_evaluated_from_clips_on_disk(tmp_path):
     """Two filmed puppets, one mixture: every figure is there and finite, in memory and on disk."""
-    from lipsep.data.synthetic.scenes import Shot, build_clip, demo_people
+    from scenes import Shot, build_clip, demo_people
 
     left, right = demo_people()
     for name, person in (("a", left), ("b", right)):

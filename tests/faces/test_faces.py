@@ -1,6 +1,6 @@
 """Who is visible when: the networks against their originals, and tracks in scenes whose truth is known.
 
-The scenes are made of the portraits in lipsep/assets, moved over a plain background.
+The scenes are made of the portraits in scripts/portraits, moved over a plain background.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import json
 import weakref
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from puppets import PORTRAITS
 
 from lipsep.errors import FaceError
 from lipsep.faces.detection import FaceDetector, Region, overlap, warp
@@ -34,9 +34,8 @@ class Picture:
 @cache
 def portrait(name: str) -> tuple[np.ndarray, np.ndarray]:
     """An RGB portrait 256 px wide and its 68 landmarks, as its author marked them."""
-    folder = files("lipsep") / "assets"
-    entry = json.loads((folder / "portraits.json").read_text("utf-8"))[name]
-    image = cv2.imdecode(np.frombuffer((folder / entry["file"]).read_bytes(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    entry = json.loads((PORTRAITS / "portraits.json").read_text("utf-8"))[name]
+    image = cv2.imdecode(np.frombuffer((PORTRAITS / entry["file"]).read_bytes(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     scale = 256 / image.shape[1]
     small = cv2.resize(image, (256, round(image.shape[0] * scale)), interpolation=cv2.INTER_AREA)
     return small, (np.array(entry["landmarks"], float) + 0.5) * scale - 0.5

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from clips import make_clip
+from scenes import build_clip, demo_people
 
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import MediaError
 from lipsep.media.clip import FileClip
 from lipsep.models import SeparationModel

@@ -14,12 +14,12 @@ pytest.importorskip("onnx", reason="the extra lipsep[onnx] is not installed")
 
 import onnx
 import soundfile
+from scenes import build_clip, demo_people
 
 from lipsep import load_model
 from lipsep.checkpoints.folder import save_model
 from lipsep.cli import app
 from lipsep.constants import SAMPLES_PER_FRAME
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import create_model
 from lipsep.models.dolphin import Dolphin

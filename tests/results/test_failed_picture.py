@@ -6,8 +6,8 @@ import json
 
 import pytest
 import soundfile
+from scenes import Shot, build_clip, demo_people
 
-from lipsep.data.synthetic.scenes import Shot, build_clip, demo_people
 from lipsep.separator import Separator
 
 

@@ -6,10 +6,10 @@ import math
 import shutil
 
 import pytest
+from make_results import OWN_SETS, pages, write_pages
 from places import ROOT
 
 from lipsep.evaluation.metrics import METRICS
-from lipsep.evaluation.results import OWN_SETS, pages, write_pages
 from lipsep.evaluation.tables import read_rows, write_rows
 
 FOLDER = ROOT / "docs" / "results"

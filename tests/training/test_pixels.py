@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import yaml
 from places import ROOT
+from scenes import build_clip, demo_people
 
 from lipsep.checkpoints.folder import load_model
 from lipsep.data.clips.clips import TalkingClip, TalkingClips, join, pack
@@ -20,7 +21,6 @@ from lipsep.data.mixing.lip_view import LipView, whole_clip
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures
 from lipsep.data.mixing.mouth_augmentation import MouthConfig
 from lipsep.data.mixtures.training import FinishedClips, open_split
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import MediaError, ModelError
 from lipsep.lips.recipes import lip_recipe, normalise_picture
 from lipsep.lips.shape import RESTING_MOUTH

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+from scenes import build_clip, demo_people
 
 from lipsep.data.clips.clips import pack
 from lipsep.data.corpora import shards
@@ -15,7 +16,6 @@ from lipsep.data.corpora.layouts import find_sources
 from lipsep.data.corpora.prepare import filmed_corpus, kept_at
 from lipsep.data.corpora.shards import load_shards, prepare_shards
 from lipsep.data.synthetic.babble import synthetic_corpus
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import MediaError, OutputError
 
 

@@ -11,11 +11,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from puppets import PORTRAITS, Puppet, load_portrait, portraits
+from scenes import Person, Shot, at_pace, build_clip, demo_people
 from scipy.signal import resample_poly
 
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from lipsep.data.synthetic.puppets import Puppet, load_portrait, portraits
-from lipsep.data.synthetic.scenes import Person, Shot, at_pace, build_clip, demo_people
 from lipsep.data.synthetic.visemes import Phone, mouth_curves
 from lipsep.errors import MediaError
 from lipsep.faces.tracks import find_faces
@@ -70,7 +70,7 @@ def demo_tracks(one_thread):
 def test_the_parts_are_small_enough_to_ship():
     assert (ASSETS / "demo.mp4").stat().st_size <= 1_500_000
     for name in portraits():
-        assert (ASSETS / f"portrait_{name}.jpg").stat().st_size <= 40_000
+        assert (PORTRAITS / f"portrait_{name}.jpg").stat().st_size <= 40_000
 
 
 def test_sound_track_is_the_sum_of_the_clean_voices_without_delay():
@@ -98,7 +98,7 @@ def test_both_talk_most_of_the_time_and_equally_loud():
 
 def test_the_texts_sources_and_licences_travel_with_the_clip():
     demo = json.loads((ASSETS / "demo.json").read_text("utf-8"))
-    credits = json.loads((ASSETS / "portraits.json").read_text("utf-8"))
+    credits = json.loads((PORTRAITS / "portraits.json").read_text("utf-8"))
     assert len(demo["people"]) == 2
     for person in demo["people"]:
         assert person["text"] and person["voice_licence"]

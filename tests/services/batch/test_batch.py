@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from clips import make_clip
+from scenes import build_clip, demo_people
 
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import MediaError, OutputError, WeightsError, plain_reason
 from lipsep.separation.options import Options
 from lipsep.services import process

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from scenes import build_clip, demo_people
 
 from lipsep.data.corpora.shards import load_shards, prepare_shards
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import ModelError, WeightsError
 from lipsep.separation.options import Options
 from lipsep.services.batch.inputs import Task, find_tasks

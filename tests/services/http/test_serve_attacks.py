@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from clips import make_clip
+from scenes import build_clip, demo_people
 
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.errors import OutputError
 
 pytest.importorskip("fastapi", reason="needs pip install 'lipsep[serve]'")

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scenes import build_clip, demo_people
 from visiting import Visitor, running_page
 
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.services.page.uploads import Uploads
 from lipsep.services.page.visitors import Visits
 

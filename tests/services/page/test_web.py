@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scenes import build_clip, demo_people
 from visiting import PATIENCE_S, Visitor, result_key, running_page
 
-from lipsep.data.synthetic.scenes import build_clip, demo_people
 from lipsep.services.page.pieces import failure_html, player_html
 from lipsep.services.page.visitors import Visits
 

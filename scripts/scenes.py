@@ -16,10 +16,10 @@ from pathlib import Path
 import av
 import numpy as np
 import soundfile
+from puppets import Puppet, head_motion, load_portrait
 from scipy.signal import resample_poly
 
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from lipsep.data.synthetic.puppets import Puppet, head_motion, load_portrait
 from lipsep.data.synthetic.visemes import Phone, mouth_curves
 from lipsep.errors import MediaError
 

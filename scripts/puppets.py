@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -31,6 +31,8 @@ _INNER_TOP, _INNER_BOTTOM = [60, 61, 62, 63, 64], [60, 67, 66, 65, 64]
 _LOWER_LIP_DROP, _CHIN_DROP, _UPPER_LIP_RISE, _TEETH = 0.40, 0.33, 0.05, 0.12
 _RELAXED_WIDTH = 0.62  # widest mouth at rest, as a share of the distance between the outer corners of the eyes
 
+PORTRAITS = Path(__file__).parent / "portraits"
+
 
 @dataclass(frozen=True, eq=False)
 class Portrait:
@@ -49,7 +51,7 @@ class Portrait:
 
 def portraits() -> list[str]:
     """Names of the bundled portraits."""
-    return sorted(json.loads((files("lipsep") / "assets/portraits.json").read_text("utf-8")))
+    return sorted(json.loads((PORTRAITS / "portraits.json").read_text("utf-8")))
 
 
 @lru_cache(maxsize=8)
@@ -59,11 +61,10 @@ def load_portrait(name: str) -> Portrait:
     Raises:
         MediaError: no such portrait.
     """
-    folder = files("lipsep") / "assets"
-    entries = json.loads((folder / "portraits.json").read_text("utf-8"))
+    entries = json.loads((PORTRAITS / "portraits.json").read_text("utf-8"))
     if name not in entries:
         raise MediaError(f"no bundled portrait {name!r}; there are {', '.join(sorted(entries))}")
-    encoded = np.frombuffer((folder / entries[name]["file"]).read_bytes(), np.uint8)
+    encoded = np.frombuffer((PORTRAITS / entries[name]["file"]).read_bytes(), np.uint8)
     image = cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     return Portrait(name, image, np.array(entries[name]["landmarks"], np.float32))
 

@@ -1,6 +1,6 @@
 """The results pages: every table of the papers, published figures beside ours, made from stored files alone.
 
-    python -m lipsep.evaluation.results docs/results        # or: make results
+    python scripts/make_results.py docs/results        # or: make results
 
 ``docs/results/data/<set>/<system>/`` holds what ``lipsep evaluate ... -o`` wrote; ``profile.csv`` and
 ``profile_2s.csv`` there are the tables of ``lipsep profile --all -o`` for 1 s and 2 s. A figure that has no stored file

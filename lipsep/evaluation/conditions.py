@@ -23,7 +23,7 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from lipsep.constants import FPS, SAMPLE_RATE
-from lipsep.errors import MediaError
+from lipsep.errors import MediaError, install_line
 from lipsep.evaluation.cases import Case, Cases
 from lipsep.media.reading import load_audio
 
@@ -183,7 +183,7 @@ def _room(_setting: Setting, case: Case, _index: int) -> Case:
     try:
         import pyroomacoustics as room_acoustics
     except ImportError:
-        raise MediaError("the sweep 'room' needs pyroomacoustics: pip install 'lipsep[eval]'") from None
+        raise MediaError(f"the sweep 'room' needs pyroomacoustics: {install_line('eval')}") from None
     rng, n_samples = _rng(case), len(case.mixture)
     absorption, order = room_acoustics.inverse_sabine(ROOM_T60_S, ROOM_M)
     room = room_acoustics.ShoeBox(

@@ -1,5 +1,7 @@
 """The grids on which everything meets: 16 kHz audio, 25 fps video, 640 samples per video frame."""
 
+from collections.abc import Callable
+
 SAMPLE_RATE = 16_000  # Hz, mono
 FPS = 25  # video frames per second
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
@@ -13,3 +15,6 @@ STEP_NAMES = {
     "separate": "separating voices",
     "write": "writing results",
 }
+
+Hook = Callable[[str, int, "int | None"], None]
+"""How work in progress is told: `hook(step, completed, total)`; total None: not known."""

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from lipsep.checkpoints.catalogue import DEFAULT_MODEL
-from lipsep.checkpoints.folder import fingerprint, load_model
-from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from lipsep.checkpoints.folder import load_model, weights_digest
+from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, Hook
 from lipsep.errors import FaceError, MediaError, OptionError
 from lipsep.faces.tracks import FaceTrack, face_picture, find_faces
 from lipsep.faces.turns import N_LOOKS, turn_that_shows_faces
@@ -34,7 +34,7 @@ from lipsep.separation.device import choose_device
 from lipsep.separation.options import Options
 from lipsep.separation.presence import heard
 from lipsep.separation.streaming import check_streamable, separate_stream
-from lipsep.separation.windows import Hook, separate_windows
+from lipsep.separation.windows import separate_windows
 from lipsep.system.outputs import REPORT, OutputFolder, writing_to
 from lipsep.system.spool import Spool
 
@@ -90,7 +90,7 @@ class Separator:
     ) -> None:
         loaded = model if isinstance(model, torch.nn.Module) else load_model(model)
         self.device = choose_device("cpu" if device == "auto" and loaded.processor_only else device)
-        self._fingerprint, self._iterations = fingerprint(loaded), loaded.iterations
+        self._fingerprint, self._iterations = weights_digest(loaded)[:16], loaded.iterations
         self.model = loaded.to(self.device).prepare_for_inference()
         self.window_s, self.overlap_s = window_s, overlap_s
         self.batch = batch or (min(torch.get_num_threads(), 4) if self.device.type == "cpu" else 8)

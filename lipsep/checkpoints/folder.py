@@ -205,10 +205,10 @@ def _unknown(name: str) -> str:
     return f"no weights are named '{name}': {hint}"
 
 
-def fingerprint(model: SeparationModel) -> str:
-    """Tells one set of weights from another, whatever its name."""
+def weights_digest(model: SeparationModel) -> str:
+    """SHA-256 of names and values of all weights: tells one set from another, whatever it is called."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()

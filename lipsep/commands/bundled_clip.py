@@ -11,11 +11,11 @@ import numpy as np
 import soundfile
 import torch
 
+from lipsep.constants import Hook
 from lipsep.errors import FaceError
 from lipsep.faces.tracks import FaceTrack
 from lipsep.losses import si_snr
 from lipsep.media.reading import load_audio
-from lipsep.separation.windows import Hook
 from lipsep.separator import SeparationResult, Separator
 
 

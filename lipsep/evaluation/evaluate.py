@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipsep.checkpoints.folder import weights_digest
 from lipsep.errors import MediaError, OutputError
 from lipsep.evaluation.cases import Case, Cases, Estimates, open_cases
 from lipsep.evaluation.conditions import Condition, Setting, conditions, find_noise
@@ -120,11 +121,7 @@ def describe(system: SeparationModel | Estimates, protocol: Protocol) -> dict[st
     """Everything that decides the figures, for ``settings.json``: names, not places, of folders; digests of the weights
     and of a manifest."""
     if isinstance(system, SeparationModel):
-        digest = hashlib.sha256()
-        for key, tensor in sorted(system.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
-        who = {"model": system.name, "weights_sha256": digest.hexdigest()}
+        who = {"model": system.name, "weights_sha256": weights_digest(system)}
     else:
         who = {"estimates": system.folder.resolve().name}
     settings = {key: value for key, value in asdict(protocol).items() if key != "root"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,12 +10,10 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from lipsep.constants import FPS
+from lipsep.constants import FPS, Hook
 from lipsep.errors import FaceError
 from lipsep.faces.tracking import BRIEF_S, Person, Tracker
 from lipsep.system.spool import Spool
-
-Hook = Callable[[str, int, "int | None"], None]
 
 MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet, in shares of full scale
 STD_RGB = np.array([0.229, 0.224, 0.225], np.float32)

@@ -86,7 +86,7 @@ class ThalamicFusion(nn.Module):
         )
 
 
-class Separator(nn.Module):
+class CTCNetSeparator(nn.Module):
     """Rounds of both subnetworks with exchange, then rounds of the auditory one alone.
 
     The auditory block is one for all rounds; every round has a visual block and an exchange of its own.
@@ -135,7 +135,7 @@ class CTCNet(SeparationModel):
         self.audio_encoder = FilterbankEncoder(c.audio_channels, c.kernel, c.stride, padding)
         self.audio_norm = GlobalNorm(c.audio_channels, eps=1e-8)
         self.audio_projection = PackedLinear(c.audio_channels, c.channels)
-        self.separator = Separator(c)
+        self.separator = CTCNetSeparator(c)
         self.masks = ReLUMasks(c.channels, c.audio_channels, n_src=1)
         self.audio_decoder = FilterbankDecoder(c.audio_channels, c.kernel, c.stride, padding, more=c.stride - 1)
         # nobody looks at the video after the last exchange

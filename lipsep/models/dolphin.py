@@ -245,7 +245,7 @@ class DecoderLayer(nn.Module):
         return x
 
 
-class Separator(nn.Module):
+class DolphinSeparator(nn.Module):
     """Encoder, global map, top-down decoder. Shape: (B, T, C) -> (B, T, C); any T, zero-padded to a multiple of 2^Q.
 
     `fuse` adds the video, (B, T', C) -> (B, T', C), after `fusion_stage` encoder layers; at 0, before the padding.
@@ -348,7 +348,7 @@ class Dolphin(SeparationModel):
         self.audio_encoder = AudioEncoder(c.audio_channels, c.audio_kernel, c.audio_stride)
         self.audio_projection = AudioProjection(c.audio_channels, c.channels)
         self.av_fusion = AVFusion(c.channels, c.visual_channels)
-        self.separator = Separator(c)
+        self.separator = DolphinSeparator(c)
         self.output_layer = OutputLayer(c.channels, c.audio_channels, c.masking)
         self.audio_decoder = AudioDecoder(c.audio_channels, c.audio_kernel, c.audio_stride)
 

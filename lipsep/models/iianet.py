@@ -184,7 +184,7 @@ class InterAttentionTop(nn.Module):
         return audio + self.drop_path(self.audio_mlp(audio)), video
 
 
-class Separator(nn.Module):
+class IIANetSeparator(nn.Module):
     """Rounds of one pair of blocks, with video and then without. Shape: (B, T, C), (B, F, C_v) -> (B, T, C)."""
 
     def __init__(self, config: IIANetConfig) -> None:
@@ -238,7 +238,7 @@ class IIANet(SeparationModel):
         self.encoder = FilterbankEncoder(n_filters, c.audio_kernel, c.audio_stride, lead)
         self.norm = GlobalNorm(n_filters, eps=1e-8)
         self.bottleneck = nn.Linear(n_filters, c.channels)
-        self.separator = Separator(config)
+        self.separator = IIANetSeparator(config)
         self.masks = ReLUMasks(c.channels, n_filters, n_src=1)
         self.decoder = FilterbankDecoder(n_filters, c.audio_kernel, c.audio_stride, lead)
 

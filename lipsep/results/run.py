@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lipsep.constants import Hook
 from lipsep.faces.tracks import FaceTrack
 from lipsep.lips.sync import CONFIDENT, CORRECT_MS, Offset
 from lipsep.media.clip import Clip
 from lipsep.separation.options import Options
-from lipsep.separation.windows import Hook
 
 
 class Run:

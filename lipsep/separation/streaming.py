@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
+from lipsep.constants import SAMPLE_RATE, SAMPLES_PER_FRAME, Hook
 from lipsep.errors import ModelError
 from lipsep.layers.memory import Memory
 from lipsep.models.base import SeparationModel
 from lipsep.models.swiftnet import STRIDE, SwiftNet
 from lipsep.separation.presence import presence_gate
-from lipsep.separation.windows import Hook, LipStream
+from lipsep.separation.windows import LipStream
 
 PICTURES_AT_ONCE = 5
 """Pictures in a piece of `separate_stream`: one core does not keep up with smaller ones (docs/streaming.md)."""

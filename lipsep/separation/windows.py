@@ -20,14 +20,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from lipsep.constants import FPS, SAMPLES_PER_FRAME
+from lipsep.constants import FPS, SAMPLES_PER_FRAME, Hook
 from lipsep.errors import ModelError
 from lipsep.models.base import face_groups
 from lipsep.separation.batches import BatchedModel, side_by_side
 from lipsep.separation.levels import Levels, within_mixture
 from lipsep.separation.presence import gate_samples, presence_gate
-
-Hook = Callable[[str, int, "int | None"], None]  # hook(step, completed, total)
 
 
 class LipStream(Protocol):

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import lipsep.errors
+from lipsep.constants import Hook
 from lipsep.errors import LipsepError
 from lipsep.separation.options import Options
 
-Progress = Callable[[str, int, "int | None"], None]
 OnFaces = Callable[[list[dict[str, Any]]], None]
 
 GRACE_S = 5.0  # between asking a process to stop and ending it
@@ -92,7 +92,7 @@ class WorkerProcess:
         out: Path,
         options: Options,
         *,
-        progress: Progress | None = None,
+        progress: Hook | None = None,
         on_faces: OnFaces | None = None,
         stop: threading.Event | None = None,
         time_limit_s: float | None = None,
@@ -167,7 +167,7 @@ class WorkerProcess:
         stop: threading.Event | None,
         ended_by_s: float | None = None,
         opened_by_s: float | None = None,
-        progress: Progress | None = None,
+        progress: Hook | None = None,
         on_faces: OnFaces | None = None,
     ) -> dict[str, Any]:
         """The event that ends a start or a file; the process is closed when it is stopped or has died."""

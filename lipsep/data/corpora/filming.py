@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from lipsep.data.clips.clips import TalkingClip
@@ -13,8 +12,6 @@ from lipsep.lips.shape import normalise_mouth
 from lipsep.media.reading import load_audio, read_frames
 
 PRESENT = 0.9  # share of its frames that must show the talker's face
-
-Hook = Callable[[str, int, "int | None"], None]
 
 
 def film_talker(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from lipsep.constants import Hook
 from lipsep.data.clips.clips import TalkingClips
 from lipsep.data.clips.stored import Sliced
-from lipsep.data.corpora.prepare import Hook, filmed_corpus, noise_corpus, unfilmed_corpus
+from lipsep.data.corpora.prepare import filmed_corpus, noise_corpus, unfilmed_corpus
 from lipsep.data.corpora.shards import is_prepared, load_shards, prepared_splits
 from lipsep.data.mixtures.training import TRAINING, VALIDATION, FinishedClips, open_split
 from lipsep.data.settings import DataPart, SyntheticPart

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lipsep.constants import Hook
 from lipsep.data.clips.clips import TalkingClip, TalkingClips, join, pack
 from lipsep.data.clips.stored import Sliced
-from lipsep.data.corpora.filming import Hook, film_talker
+from lipsep.data.corpora.filming import film_talker
 from lipsep.data.corpora.layouts import VIDEO_SUFFIXES
 from lipsep.data.corpora.shards import is_prepared, load_noises, load_shards, prepared_splits
 from lipsep.data.corpora.sound_to_mouth import N_NETWORKS, film, fit

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipsep.constants import FPS
+from lipsep.constants import FPS, Hook
 from lipsep.data.clips.clips import TalkingClip, TalkingClips, join, pack
 from lipsep.data.clips.stored import EndToEnd, StoredArray
-from lipsep.data.corpora.filming import Hook, film_talker
+from lipsep.data.corpora.filming import film_talker
 from lipsep.data.corpora.layouts import LAYOUTS, find_sources
 from lipsep.data.corpora.noises import NOISE_LAYOUTS, NoiseSource, find_noises, save_noises
 from lipsep.data.names import Source

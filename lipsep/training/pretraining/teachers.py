@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipsep.constants import SAMPLES_PER_FRAME
+from lipsep.constants import SAMPLES_PER_FRAME, Hook
 from lipsep.data.clips.clips import TalkingClip, TalkingClips
 from lipsep.data.corpora.sound_to_mouth import N_MELS, LogMel
 from lipsep.data.mixing.lip_view import whole_clip
@@ -31,8 +30,6 @@ MELS_PER_FRAME = 4  # spectra per video frame
 CLIPS_PER_SHARD = 64
 LEVEL = 0.05  # RMS to which voices are brought before the spectrum
 AV_HUBERT_LIPS = "mouth_88"
-
-Hook = Callable[[str, int, int | None], None]
 
 
 class Teacher(nn.Module):

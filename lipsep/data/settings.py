@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Strict(BaseModel):
@@ -29,8 +29,8 @@ class DataPart(Strict):
     synthetic: SyntheticPart | None = None
     # Finished mixtures, wav16k/min with tr/ and cv/, for which `mixing` says the length alone; `published` in 0.1:
     finished: Path | None = Field(None, validation_alias=AliasChoices("finished", "published"))
-    filmed: Path | None = None  # what `lipsep prepare` wrote, or a folder of video clips, one talker in each picture
-    # A prepared corpus has splits of its own. Where there are none, names that begin so are never trained on:
+    filmed: tuple[Path, ...] = ()  # one or more that `lipsep prepare` wrote, or folders of clips, one talker in each
+    # Prepared corpora have splits of their own. Where there are none, names that begin so are never trained on:
     filmed_test_prefixes: tuple[str, ...] = ()
     filmed_validation_prefixes: tuple[str, ...] = ()
     unfilmed: Path | None = None  # folder of speech files; names begin with the talker's id and '-'
@@ -38,11 +38,17 @@ class DataPart(Strict):
     prepared: Path | None = None  # where prepared corpora are kept
     mixing: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("filmed", mode="before")
+    @classmethod
+    def _several(cls, filmed: Any) -> Any:
+        """One folder need not stand in a list; a recipe that extends another leaves it out by null."""
+        return () if filmed is None else (filmed,) if isinstance(filmed, str | Path) else filmed
+
     @model_validator(mode="after")
     def _complete(self) -> DataPart:
-        if sum(corpus is not None for corpus in (self.filmed, self.synthetic, self.finished)) != 1:
+        if sum(bool(corpus) for corpus in (self.filmed, self.synthetic, self.finished)) != 1:
             raise ValueError(
-                "needs either 'filmed' (a folder of clips), 'finished' (of mixtures) or 'synthetic' (talkers made up)"
+                "needs either 'filmed' (folders of clips), 'finished' (of mixtures) or 'synthetic' (talkers made up)"
             )
         if self.finished and (self.unfilmed or self.noises):
             raise ValueError("'finished' mixtures are finished: leave 'unfilmed' and 'noises' out")

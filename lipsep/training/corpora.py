@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from lipsep.data.clips.clips import TalkingClips
 from lipsep.data.corpora.opening import Clips, prepare_clips
+from lipsep.data.corpora.prepare import noise_corpus
 from lipsep.data.mixing.bin_pipeline import BinCorpus
 from lipsep.data.mixing.co_separation import CoSeparationMixtures
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures, collate
@@ -50,7 +51,9 @@ def prepare_feed(recipe: Recipe, lips: LipRecipe, face_size: int | None = None) 
             _check_faces(recipe, training, validation, unfilmed)
         kind = CoSeparationMixtures if paired else Mixtures
         learn = kind(training, unfilmed, noises, mixing, lips, n_items, settings.seed, face_size=face_size)
-        check = Mixtures(validation, None, None, plain(mixing), lips, n_check, seed=check_seed, face_size=face_size)
+        fixed = plain(mixing)
+        held_out = noise_corpus(recipe.data.noises, split="val") if recipe.data.noises and fixed.noise else None
+        check = Mixtures(validation, None, held_out, fixed, lips, n_check, seed=check_seed, face_size=face_size)
     return Feed(learn, check, settings.batch_mixtures, settings.workers, collate)
 
 
@@ -59,8 +62,9 @@ def _check_faces(recipe: Recipe, training: Clips, validation: Clips, unfilmed: T
     if unfilmed is not None:
         raise ModelError(f"recipe: {model} needs a face for every voice: leave 'unfilmed' out")
     if training.faces is None or validation.faces is None:
+        folders = " and ".join(f"'{folder}'" for folder in data.filmed) or "talkers made up"
         raise ModelError(
-            f"recipe: {model} needs a picture of each talker's face, and clips of '{data.filmed}' have none: prepare "
+            f"recipe: {model} needs a picture of each talker's face, and clips of {folders} have none: prepare "
             "them into a new folder with `lipsep prepare --pictures`, or train a model of lips alone"
         )
 
@@ -82,7 +86,16 @@ def mixing_config(data: DataPart) -> MixingConfig:
 
 
 def plain(mixing: MixingConfig) -> MixingConfig:
-    """Two filmed clips as they are, for validation."""
+    """How mixtures to validate on are drawn, of filmed clips as they are.
+
+    Where talkers are distinct, as in the papers' lists, by the rules of training without what varies the pictures. Else
+    by the hardest: pairs that begin alike, cut at the same moment, without noise.
+    """
+    if mixing.distinct_talkers:
+        return dataclasses.replace(
+            mixing, filmed_pairs=1.0, mouths=None, random_crop=False, contrast=0.0, dropped=0.0, occluded=0.0,
+            hidden=0.0, target_absent=0.0,
+        )  # fmt: skip
     return MixingConfig(
         segment_s=mixing.segment_s,
         speakers=mixing.speakers,

@@ -117,15 +117,17 @@ class LipPicturesPart(LoopPart):
 
 
 class LipCoderPart(LoopPart):
-    """How DP-LipCoder learns before the separator does (`lipsep pretrain`), as its paper says; the paper gives neither
-    the batch nor the weights of the losses beside the commitment's."""
+    """How DP-LipCoder learns before the separator does (`lipsep pretrain`); see `lipsep.training.pretraining.coder`."""
 
     teacher: TeacherPart = TeacherPart()
     learning_rate: float = 1e-3
-    commitment: float = 1.0  # beta, Eq. 16
-    distillation: float = 1.0
+    reconstruction: float = 1.0  # lambda_recon, Eq. 18 of Dolphin
+    commitment: float = 1.0  # beta, Eq. 15
+    distillation: float = 1.0  # lambda_distill, Eq. 18
+    reduction: Literal["mean", "sum_per_frame"] = "mean"
+    codebook: Literal["moving_average", "gradient"] = "moving_average"
     restart_below: float = 0.0  # codes whose moving count per step falls below this begin anew; 0: never
-    stop_after_epochs: int = 10  # without a better reconstruction
+    stop_after_epochs: int = 20  # without a better reconstruction
     batch: int  # clips
     validation_examples: int = 100
     output: Path
@@ -222,6 +224,8 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
         for key in keys:
             if isinstance(part.get(key), str):
                 part[key] = (folder / part[key]).resolve()
+            elif isinstance(part.get(key), list):
+                part[key] = [(folder / each).resolve() for each in part[key]]
 
 
 def _part(content: dict[str, Any], name: str) -> dict[str, Any]:

@@ -323,7 +323,7 @@ def test_the_flaws_of_the_published_pipeline_are_there_when_asked_for(corpus: st
     """Targets apart from the level they have in the mixture, less next to 8 kHz, the first voice in the noise."""
     rng = np.random.default_rng(0)
     first, second, noise = rng.normal(0, 0.1, (3, 32_000))
-    mixture, targets = bin_mixture((first, second), noise, corpus, 5.0, rng)
+    mixture, targets = bin_mixture((first, second), noise, corpus, 10.0, rng)
     np.testing.assert_allclose(np.abs([mixture, *targets]).max(1), 1.0, atol=1e-6)
     share = np.linalg.lstsq(np.stack([*targets, noise], 1), mixture, rcond=None)[0]  # of voices and noise in it
     power = np.square(np.abs(np.fft.rfft(targets[0])))  # (16,001): 0.5 Hz apart
@@ -333,7 +333,7 @@ def test_the_flaws_of_the_published_pipeline_are_there_when_asked_for(corpus: st
     if corpus == "lrs3_wham":
         assert 0 <= raised <= 10  # up to 5 dB up, and as much down
     else:  # once as himself, once more in the noise
-        alone, _ = bin_mixture((first, second), noise - first, corpus, 5.0, rng)
+        alone, _ = bin_mixture((first, second), noise - first, corpus, 10.0, rng)
         without = np.linalg.lstsq(np.stack([*targets, noise], 1), alone, rcond=None)[0]
         assert share[0] / share[1] > 1.4 * without[0] / without[1]
 

@@ -18,26 +18,29 @@ from lipsep.training.separation import SeparationTraining
 CALM = {"video_layers": ("compress_space", "compress_space"), "dropout": 0.0, "visual_dropout": 0.0}
 
 
-def listened(model, faces: int = 1):
-    """A branch, and what it heard by hooks of this test's own: X (B, N, T) and D3 (B faces, C, T' / 2^(Q - 1))."""
+def listened(model, lips):
+    """A branch, and what it heard by hooks of this test's own: X (B, N, T) and D3 (B n_src, C, T' / 2^(Q - 1))."""
     branch, heard = AuxiliaryBranch(model), {}
     model.audio_encoder.register_forward_hook(lambda *call: heard.update(x=call[2].mT))
     model.separator.decoder[0].register_forward_hook(lambda *call: heard.update(d3=call[2].mT))
-    lips = torch.randn(2, 10, 32, 32) if faces == 1 else torch.randn(2, faces, 10, 32, 32)
     model(torch.randn(2, 6_400), lips)
     return branch, heard
 
 
-@pytest.mark.parametrize("faces", [1, 2])
-def test_d3_is_stretched_convolved_rectified_multiplied_with_x_and_decoded(faces):
+@pytest.mark.parametrize(
+    ("name", "settings", "faces", "lip_size"),
+    [("dolphin_test", CALM, 1, 32), ("dolphin_laptop_together", {}, 2, 8)],
+)
+def test_d3_is_stretched_convolved_rectified_multiplied_with_x_and_decoded(name, settings, faces, lip_size):
     torch.manual_seed(0)
-    model = create_model("dolphin_test", **CALM, n_src=faces, masking=faces > 1)
-    branch, heard = listened(model, faces)
+    model = create_model(name, **settings)
+    lips = torch.randn(2, faces, 10, lip_size, lip_size)
+    branch, heard = listened(model, lips if faces > 1 else lips[:, 0])
     early = branch()
     x, d3 = heard["x"].repeat_interleave(faces, 0), heard["d3"]
     stretched = F.interpolate(d3, scale_factor=2, mode="nearest")[..., : x.shape[-1]]  # Q = 2
     mapped = F.relu(F.conv1d(stretched, branch.conv.weight.unsqueeze(-1), branch.conv.bias))
-    expected = F.conv_transpose1d(mapped * x, model.audio_decoder.conv.weight, stride=16)
+    expected = F.conv_transpose1d(mapped * x, model.audio_decoder.conv.weight, stride=model.config.audio_stride)
     assert early.shape == (2 * faces, 1, 6_400)
     torch.testing.assert_close(early, expected, atol=1e-5, rtol=1e-4)
 
@@ -45,7 +48,7 @@ def test_d3_is_stretched_convolved_rectified_multiplied_with_x_and_decoded(faces
 def test_it_teaches_the_first_decoder_layer_and_the_filter_banks_and_adds_nothing_to_the_model():
     model = create_model("dolphin_test", **CALM)
     keys = set(model.state_dict())
-    branch, _ = listened(model)
+    branch, _ = listened(model, torch.randn(2, 10, 32, 32))
     branch().square().mean().backward()
     taught = (
         model.separator.decoder[0].fusion.fine[0].k,

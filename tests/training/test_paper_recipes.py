@@ -47,3 +47,42 @@ def test_an_epoch_of_a_baseline_is_as_long_as_its_finished_corpus(name):
     expected = {"iianet_lrs3": 50_000, "iianet_vox2": 100_000}.get(name, 20_000)
     recipe = load_recipe(RECIPES / "baselines" / f"{name}.yaml")
     assert mixtures_per_epoch(recipe) == pytest.approx(expected, rel=0.001)
+
+
+def test_dp_lipcoder_is_taught_as_appendix_a_3_says():
+    recipe = dolphin("dp_lipcoder")
+    part = recipe.lip_coder
+    assert [folder.name for folder in recipe.data.filmed] == ["lrs2", "lrs3", "vox2"]
+    assert recipe.data.mixing["segment_s"] == 2.0
+    assert (part.teacher.name, part.learning_rate) == ("av_hubert", 1e-3)
+    assert (part.reconstruction, part.distillation, part.commitment) == (1.0, 1.0, 1.0)
+    assert (part.epochs, part.stop_after_epochs, part.batch * part.accumulate) == (500, 20, 32)
+    assert part.restart_below == 0.0
+
+
+def test_what_is_taught_first_is_what_the_separator_begins_with():
+    """In the paper the encoder is frozen, the projection behind it is not."""
+    for teacher in ("", "_log_mel"):
+        taught, learning = dolphin(f"dp_lipcoder{teacher}"), dolphin(f"dolphin_dp_lipcoder{teacher}")
+        assert Path(learning.model.initial_weights) == taught.lip_coder.output / "model"
+        assert learning.training.frozen_video == "encoder" and [f.name for f in learning.data.filmed] == ["lrs2"]
+        assert taught.output != learning.output
+
+
+DRAWN = [
+    *(f"dolphin/{name}" for name in DOLPHIN if "2mix" not in name and "3mix" not in name and "4mix" not in name),
+    *(f"baselines/{name}" for name in BASELINES),
+    "baselines/visualvoice",
+    "bin/lrs3_wham",
+    "bin/ntcd_timit",
+    "bin/lrs3_wham_as_published",
+]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_mixtures_of_papers_are_of_different_people_at_the_lists_levels(name):
+    """Appendix C: two distinct speakers. The finished lists have +g and -g, g up to 5 dB; NTCD-TIMIT has equal levels,
+    and so has VisualVoice's own training."""
+    mixing = load_recipe(RECIPES / f"{name}.yaml").data.mixing
+    assert mixing["distinct_talkers"] and mixing["alike"] == 0 and mixing["aligned"] == 0
+    assert mixing["gain_db"] == (0.0 if name in ("baselines/visualvoice", "bin/ntcd_timit") else 10.0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
 from lipsep.constants import Hook
-from lipsep.data.clips.clips import TalkingClips
+from lipsep.data.clips.clips import TalkingClips, join
 from lipsep.data.clips.stored import Sliced
 from lipsep.data.corpora.prepare import filmed_corpus, noise_corpus, unfilmed_corpus
 from lipsep.data.corpora.shards import is_prepared, load_shards, prepared_splits
@@ -44,35 +46,37 @@ def prepare_clips(data: DataPart, lips: LipRecipe) -> tuple[Clips, Clips, Talkin
 
 
 def filmed_split(data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:
-    """Training and validation clips of the recipe's filmed corpus: by its own splits where `lipsep prepare` found any,
-    else by the names that the recipe gives.
+    """Training and validation clips of the recipe's filmed corpora, merged: of each by its own splits where `lipsep
+    prepare` found any, else by the names that the recipe gives.
 
     Raises:
         MediaError: there is no such folder.
         ModelError: the recipe does not say what to validate on.
     """
-    if data.prepared is None and not data.filmed.is_dir():
+    parts = [_split_of(folder, data, hook) for folder in data.filmed]
+    training, validation = parts[0] if len(parts) == 1 else map(join, zip(*parts, strict=True))
+    return _enough(training, validation)
+
+
+def _split_of(folder: Path, data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:
+    if data.prepared is None and not folder.is_dir():
         raise MediaError(
-            f"recipe: there is no folder '{data.filmed}' (data.filmed): `lipsep prepare CORPUS FOLDER -o "
-            f"{data.filmed}` writes it"
+            f"recipe: there is no folder '{folder}' (data.filmed): `lipsep prepare CORPUS FOLDER -o {folder}` writes it"
         )
-    splits = prepared_splits(data.filmed) if is_prepared(data.filmed) else []
+    splits = prepared_splits(folder) if is_prepared(folder) else []
     if {"train", "val"} <= set(splits):
-        return _enough(load_shards(data.filmed, "train"), load_shards(data.filmed, "val"))
+        return load_shards(folder, "train"), load_shards(folder, "val")
     if not data.filmed_validation_prefixes:
         raise ModelError(
-            f"recipe: '{data.filmed}' has no splits train and val: name 'filmed_validation_prefixes' of clips, and "
+            f"recipe: '{folder}' has no splits train and val: name 'filmed_validation_prefixes' of clips, and "
             "'filmed_test_prefixes' of those to leave alone"
         )
     if "train" in splits:
-        return split_by_prefix(
-            load_shards(data.filmed, "train"), data.filmed_test_prefixes, data.filmed_validation_prefixes
-        )
-    if not splits and data.prepared is None:
-        raise ModelError(
-            f"recipe: '{data.filmed}' is not prepared: name a folder 'prepared' to keep what is found there"
-        )
-    filmed = filmed_corpus(data.filmed, data.prepared, hook)
+        filmed = load_shards(folder, "train")
+    elif not splits and data.prepared is None:
+        raise ModelError(f"recipe: '{folder}' is not prepared: name a folder 'prepared' to keep what is found there")
+    else:
+        filmed = filmed_corpus(folder, data.prepared, hook)
     return split_by_prefix(filmed, data.filmed_test_prefixes, data.filmed_validation_prefixes)
 
 
@@ -93,7 +97,7 @@ def split_by_prefix(
     kept = [index for index, name in enumerate(clips.names) if not name.startswith(test_prefixes)]
     validation = [index for index in kept if clips.names[index].startswith(validation_prefixes)]
     training = sorted(set(kept) - set(validation))
-    return _enough(clips.select(training), clips.select(validation))
+    return clips.select(training), clips.select(validation)
 
 
 def _enough(training: TalkingClips, validation: TalkingClips) -> tuple[TalkingClips, TalkingClips]:

@@ -93,11 +93,11 @@ def unfilmed_corpus(folder: Path, filmed: TalkingClips, prepared: Path, hook: Ho
     return corpus
 
 
-def noise_corpus(folder: Path, hook: Hook | None = None) -> Sliced:
-    """Noise to train with, end to end: (T,) int16. What `lipsep prepare` wrote has a training split; of any other
-    folder it is four fifths of every class, and the last fifth is kept for tests."""
+def noise_corpus(folder: Path, hook: Hook | None = None, split: str = "train") -> Sliced:
+    """Noise to train with, or with "val" to validate with, end to end: (T,) int16. What `lipsep prepare` wrote has
+    splits; of any other folder it is four fifths of every class for both, and the last fifth is kept for tests."""
     if is_prepared(folder):
-        return load_noises(folder, "train")
+        return load_noises(folder, split)
     sources = sorted(_files(folder, AUDIO_SUFFIXES, "noise files"))
     classes: dict[str, list[Path]] = {}
     for source in sources:

@@ -31,7 +31,7 @@ def bin_mixture(
 
     Args:
         voices: (T,) each, 16 kHz. noise: (T,), at the level against the first voice that the recording has.
-        gain_db: of "lrs3_wham": the first voice is raised, the second lowered by up to this much.
+        gain_db: of "lrs3_wham": the first voice is up to so much louder, raised by half of it, the second lowered.
 
     Returns:
         mixture (T,) with a peak of 1, targets (2, T) with peaks of 1.
@@ -40,8 +40,8 @@ def bin_mixture(
     if corpus == "ntcd_timit":
         gains_db, added = np.zeros(3), voices[0] + noise
     else:
-        apart_db = rng.uniform(0, gain_db)
-        gains_db, added = np.array([apart_db, -apart_db, rng.uniform(*NOISE_GAIN_DB)]), noise
+        raised_db = rng.uniform(0, gain_db / 2)
+        gains_db, added = np.array([raised_db, -raised_db, rng.uniform(*NOISE_GAIN_DB)]), noise
     mixture = (10 ** (gains_db / 20)) @ np.stack([*targets, _peak_normalised(added)])
     return _peak_normalised(mixture), targets
 

@@ -22,6 +22,7 @@ from lipsep.data.clips.stored import Sliced
 from lipsep.data.mixing.bin_pipeline import BinCorpus, bin_mixture
 from lipsep.data.mixing.lip_view import LipView
 from lipsep.data.mixing.mouth_augmentation import MouthConfig
+from lipsep.errors import ModelError
 from lipsep.lips.recipes import LipRecipe
 
 
@@ -32,6 +33,7 @@ class MixingConfig:
     segment_s: float = 2.0
     speakers: int = 2  # voices in each mixture; with two of them it is asked
     gain_db: float = 5.0  # the others lie within -gain_db..gain_db of the second voice
+    distinct_talkers: bool = False  # voices of different people alone, in validation too, as in the papers' lists
     filmed_pairs: float = 0.5  # share of mixtures of two filmed clips (one talker against himself)
     alike: float = 0.5  # among filmed pairs: names with the same first letter, in GRID the same first word
     own_pace: float = 0.5  # among filmed pairs: both at the pace at which they were filmed
@@ -80,12 +82,27 @@ class Mixtures(Dataset):
             recipe: how the model's lip pictures are made.
             n_items: mixtures per epoch.
             face_size: pixels of the faces' pictures; None: the model needs none.
+
+        Raises:
+            ModelError: voices are to be of different people, and the filmed clips show too few.
         """
         self.filmed, self.unfilmed, self.noises = filmed, unfilmed, noises
         self.config, self.recipe, self.face_size = config, recipe, face_size
         self.n_items, self.seed, self.epoch = n_items, seed, epoch
+        if config.distinct_talkers:
+            self._check_talkers()
         self.n_frames = round(config.segment_s * SAMPLE_RATE / SAMPLES_PER_FRAME)
         self.view = LipView(filmed, unfilmed, config.mouths, config.random_crop, recipe, config.contrast)
+
+    def _check_talkers(self) -> None:
+        pairs = self.unfilmed is None or self.config.filmed_pairs > 0
+        needed = 1 + pairs + self.config.speakers - 2 + (self.config.target_absent > 0)
+        for corpus, needs in ((self.filmed, needed), (self.unfilmed, 2)):
+            if corpus is not None and (shown := len(set(corpus.talkers))) < needs:
+                raise ModelError(
+                    f"recipe: data.mixing.distinct_talkers needs clips of {needs} talkers, and these {len(corpus)} are "
+                    f"of {shown}: use a corpus with more talkers, or leave it out"
+                )
 
     def __len__(self) -> int:
         return self.n_items
@@ -128,7 +145,7 @@ class Mixtures(Dataset):
         return voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4), self._film(clip, position, rng)
 
     def _mix(
-        self, voices: list[np.ndarray], spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator
+        self, voices: list[np.ndarray], spoken: tuple[TalkingClip, ...], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mixture (T,) of two voices and what else the recipe asks for, and the voices (2, T) as they are in it."""
         if self.config.bin_pipeline:
@@ -138,7 +155,8 @@ class Mixtures(Dataset):
         sources = np.stack([voices[0] * gain, voices[1]])  # (2, T)
         mixture = sources.sum(0)
         for _ in range(self.config.speakers - 2):
-            mixture = mixture + self._bystander(spoken, rng)
+            spoken = (*spoken, self._other(spoken, rng))
+            mixture = mixture + self._bystander(spoken[-1], rng)
         if self.noises is not None and rng.random() < self.config.noise:
             mixture = mixture + self._noise(mixture, rng)
         level = 0.1 / (np.sqrt(np.mean(np.square(mixture))) + 1e-8)  # a recording's usual level
@@ -151,18 +169,22 @@ class Mixtures(Dataset):
         varied = rng if self.config.random_crop else None
         return [torch.from_numpy(np.stack([show_face(clip.face, self.face_size, varied) for clip in clips]))]
 
-    def _bystander(self, spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator) -> np.ndarray:
+    def _bystander(self, clip: TalkingClip, rng: np.random.Generator) -> np.ndarray:
         """A voice (T,) that nobody asks for."""
-        voice, _ = draw_stretch(self._other(spoken, rng), 1.0, self.n_frames, rng)
+        voice, _ = draw_stretch(clip, 1.0, self.n_frames, rng)
         gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
         return gain * voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4)
 
-    def _other(self, spoken: tuple[TalkingClip, TalkingClip], rng: np.random.Generator) -> TalkingClip:
-        """One that says something else than either clip."""
+    def _other(self, spoken: tuple[TalkingClip, ...], rng: np.random.Generator) -> TalkingClip:
+        """One that says something else than any of the clips; of another talker where they are to be distinct."""
         clip = spoken[0]
-        while clip.name in {other.name for other in spoken}:
+        while any(self._alike(clip, other) for other in spoken):
             clip = self.filmed[int(rng.integers(len(self.filmed)))]
         return clip
+
+    def _alike(self, first: TalkingClip, second: TalkingClip) -> bool:
+        """Whether two clips may not be in one mixture."""
+        return first.talker == second.talker if self.config.distinct_talkers else first.name == second.name
 
     def _draw_pair(self, rng: np.random.Generator) -> tuple[tuple[TalkingClip, float], tuple[TalkingClip, float]]:
         """Two clips of different sentences, each with its pace."""
@@ -178,12 +200,18 @@ class Mixtures(Dataset):
         second = self.unfilmed[int(rng.integers(len(self.unfilmed)))]
         if kind < self.config.filmed_pairs + self.config.crossed_pairs:
             first = self.filmed[int(rng.integers(len(self.filmed)))]
-        elif second.n_frames >= 4 * self.n_frames and rng.random() < self.config.own_voice:
+        elif self._splits(second) and rng.random() < self.config.own_voice:
             first, second = second.part(0, second.n_frames // 2), second.part(second.n_frames // 2, second.n_frames)
             paces[1] = paces[0]
         else:
             first = self.unfilmed[int(rng.integers(len(self.unfilmed)))]
+            while self.config.distinct_talkers and self._alike(first, second):
+                first = self.unfilmed[int(rng.integers(len(self.unfilmed)))]
         return (first, paces[0]), (second, paces[1])
+
+    def _splits(self, clip: TalkingClip) -> bool:
+        """Whether two stretches of one recording may be mixed."""
+        return not self.config.distinct_talkers and clip.n_frames >= 4 * self.n_frames
 
     def _draw_filmed(self, rng: np.random.Generator) -> tuple[int, int]:
         """Two different filmed clips, often ones that begin alike: the same word at once is hardest to take apart."""
@@ -192,6 +220,9 @@ class Mixtures(Dataset):
             names = self.filmed.names
             rivals = [i for i, name in enumerate(names) if name[0] == names[first][0] and i != first]
             second = rng.choice(rivals) if rivals else second
+        talkers = self.filmed.talkers
+        while self.config.distinct_talkers and talkers[second] == talkers[first]:
+            second = rng.integers(len(talkers))
         return int(first), int(second)
 
     def _film(self, clip: TalkingClip, position: np.ndarray, rng: np.random.Generator) -> np.ndarray:

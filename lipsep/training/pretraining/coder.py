@@ -1,9 +1,16 @@
 """DP-LipCoder learns to give lip pictures back and to know what its teacher knows, before the separator learns.
 
-Three losses (Dolphin paper, Eq. 15-18): the squared error of the pictures that a mirrored decoder gives back; the
-commitment of the semantic path to its code words; the squared error of the teacher's targets as a linear layer reads
-them from the semantic features before they are quantised. Decoder and layer are thrown away. The released code has no
-training of the encoder; the linear layer, whose existence the different sizes demand, is our reading.
+Three losses (Dolphin, Eq. 15-18): the squared error of the pictures that a mirrored decoder gives back; the commitment
+of the semantic path to its code words; the squared error of the teacher's targets as a linear layer reads them from the
+semantic features before they are quantised, which Eq. 16 names. Decoder and layer are thrown away. The paper says
+neither what the layer is nor over what the squared norms are taken, and the released code has no training of the
+encoder. As a recipe asks:
+
+- `reduction`: "mean" takes the mean of the squares, of pixels, of code dimensions and of target dimensions, so that
+  lambda = 1 weights the three by their relative errors; "sum_per_frame" takes each frame's squared norm, as Eq. 15-17
+  are written, in which 7,744 pixels weigh 121 times as much as 64 code dimensions.
+- `codebook`: "moving_average" lets code words follow what chose them, as the released quantiser does; "gradient" has
+  the first term of Eq. 15 in the loss.
 """
 
 from __future__ import annotations
@@ -16,7 +23,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lipsep.encoders.dp_lipcoder import DPLipCoder
 from lipsep.lips.recipes import lip_recipe
@@ -39,10 +45,18 @@ class LipCoding(lightning.LightningModule):
         self.encoder, self.settings = encoder, settings
         self.decoder = encoder.mirror()
         self.teachers = (teacher,)  # a tuple, so that checkpoints do not hold its weights
+        self.weights = {
+            "reconstruction": settings.reconstruction,
+            "codebook": 1.0,
+            "commitment": settings.commitment,
+            "distillation": settings.distillation,
+        }
         if encoder.quantizer is not None:
             self.to_target = nn.Linear(encoder.feature_dim, teacher.dim)
             self.register_buffer("chosen", torch.zeros(len(encoder.quantizer.codebook)), persistent=False)
             encoder.quantizer.restart_below = settings.restart_below
+            if settings.codebook == "gradient":
+                encoder.quantizer.learn_by_gradient()
 
     def give_back(self, lips: Tensor) -> Tensor:
         """Shape: (B, F, S, S) -> (B, F, S, S)."""
@@ -55,8 +69,7 @@ class LipCoding(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         losses, _, codes = self._losses(*batch)
-        weights = {"commitment": self.settings.commitment, "distillation": self.settings.distillation}
-        loss = sum(weights.get(name, 1.0) * value for name, value in losses.items())
+        loss = sum(self.weights[name] * value for name, value in losses.items())
         self.log("loss", loss, prog_bar=True)
         self.log_dict(losses)
         if codes is not None:
@@ -82,15 +95,22 @@ class LipCoding(lightning.LightningModule):
             self.log("val_perplexity", perplexity(chosen))
 
     def _losses(self, lips: Tensor, heard: Tensor) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
-        """Each loss by its name, the mean square of the targets, the codes (B, F)."""
+        """Each loss by its name, what the distillation would be of a zero, the codes (B, F)."""
         seen = self.encoder.encode(lips)
-        losses = {"reconstruction": F.mse_loss(self.decoder(seen.features), lips)}
+        losses = {"reconstruction": self._squared_error(self.decoder(seen.features), lips)}  # Eq. 17
         if seen.quantized is None:
             return losses, None, None
-        target = ask(self.teachers[0], lips, heard)
-        losses["commitment"] = seen.quantized.commitment_loss
-        losses["distillation"] = F.mse_loss(self.to_target(seen.semantics), target)
-        return losses, target.square().mean(), seen.quantized.codes
+        target, (_, codes, vectors, words) = ask(self.teachers[0], lips, heard), seen.quantized
+        losses["commitment"] = self._squared_error(vectors, words.detach())  # Eq. 15, second term
+        if self.settings.codebook == "gradient":
+            losses["codebook"] = self._squared_error(words, vectors.detach())  # Eq. 15, first term
+        losses["distillation"] = self._squared_error(self.to_target(seen.semantics), target)  # Eq. 16
+        return losses, self._squared_error(target, torch.zeros_like(target)), codes
+
+    def _squared_error(self, found: Tensor, wanted: Tensor) -> Tensor:
+        """By the recipe's `reduction`, mean over frames. Shape: both (B, F, ...) -> ()."""
+        square = (found - wanted).square().flatten(2)  # (B, F, N)
+        return square.mean() if self.settings.reduction == "mean" else square.sum(-1).mean()
 
     def _count(self, codes: Tensor) -> Tensor:
         return torch.bincount(codes.flatten(), minlength=len(self.chosen)).float()

@@ -123,7 +123,9 @@ def test_a_video_becomes_one_voice_per_person_end_to_end(clip, model_folder, tmp
 def test_weights_of_the_authors_separate_a_video(shared, clip, tmp_path, lipsep_here):
     state, theirs = fill_manifest(shared / "reference" / "models" / "AVLIT-8s1.json"), tmp_path / "their.ckpt"
     torch.save({"epoch": 3, "state_dict": state}, theirs)
-    ran = lipsep_here("separate", clip, "-o", tmp_path, "--model", "avlit_8", "--weights", theirs, "--device", "cpu")
+    ran = lipsep_here(
+        "separate", clip, "-o", tmp_path, "--model", "avlit_8_fusion_0", "--weights", theirs, "--device", "cpu"
+    )
     assert ran.returncode == 0, ran.stderr
     folder = tmp_path / clip.stem
     parts = [soundfile.read(folder / f"{n}.wav", dtype="float32")[0] for n in ("speaker_1", "speaker_2", "residual")]

@@ -74,7 +74,7 @@ def load_released(
     """The model `name` with weights that its authors released, in evaluation mode.
 
     Args:
-        name: a registered model ("avlit_8").
+        name: a registered model ("ctcnet"), or one that says what weights do not ("avlit_8_fusion_0").
         files: safetensors or torch files, which together hold all its weights: some authors release the separator and
             the video encoder apart. Nothing is unpickled but plain tensors.
         map_location: where the model goes.

@@ -38,7 +38,7 @@ def lips(
     ],
     out: Out = Path("lips"),
 ) -> None:
-    """Lip pictures above their reconstructions (Dolphin, Fig. 7)."""
+    """Lip pictures above their reconstructions (Dolphin, Fig. 8)."""
     from lipsep.plots.lips import draw_lip_strips, read_strip
 
     _say(draw_lip_strips({path.stem: read_strip(path) for path in strips}, out))
@@ -52,7 +52,7 @@ def curves(
     log: Annotated[bool, typer.Option("--log", help="Logarithmic vertical axis.")] = False,
     out: Out = Path("curves"),
 ) -> None:
-    """Loss over training (Dolphin, Fig. 8), or quality over iterations (BIN, Fig. 3)."""
+    """Loss over training (Dolphin, Fig. 7), or quality over iterations (BIN, Fig. 3)."""
     from lipsep.plots.curves import draw_curves, read_curves
 
     x_name, points = read_curves(table, column or ())
@@ -61,7 +61,7 @@ def curves(
 
 @plot.command()
 def heat(out: Out = Path("heat")) -> None:
-    """Heat diffusion against Gaussian convolution (Dolphin, Fig. 5)."""
+    """Heat diffusion against Gaussian convolution, on tones and an impulse (Dolphin, Fig. 5)."""
     from lipsep.plots.heat import draw_heat
 
     _say(draw_heat(out))
@@ -101,7 +101,8 @@ def iterations(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N mixtures.")] = None,
     out: Out = Path("iterations"),
 ) -> None:
-    """Quality over iterations (BIN, Fig. 3), and the first mixture's masks as they evolve (OUT_masks; Fig. 2)."""
+    """Quality over iterations (BIN, Fig. 3), and the first mixture's masks as they evolve, above the clean voices
+    (OUT_masks; Fig. 2)."""
     import tempfile
 
     from lipsep.evaluation.cases import open_cases
@@ -119,7 +120,8 @@ def iterations(
     table = figures.write_quality(quality, out.with_name(f"{out.name}.csv"))
     x_name, points = read_curves(table)
     masks = figures.masks_over_iterations(network, first, numbers)
-    drawn = figures.draw_masks_over_iterations(masks, first, out.with_name(f"{out.name}_masks"))
+    clean = figures.encoded_voices(network, first)
+    drawn = figures.draw_masks_over_iterations(masks, clean, first, out.with_name(f"{out.name}_masks"))
     _say([table, *draw_curves(points, x_name, "SI-SNRi (dB)", out), *drawn])
 
 

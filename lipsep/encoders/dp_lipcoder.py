@@ -1,6 +1,6 @@
 """DP-LipCoder: the dual-path video encoder of Dolphin, and its two halves.
 
-Li et al., "Dolphin: Efficient Audio-Visual Speech Separation with Discrete Lip Semantics and Hierarchical Top-Down
+Li et al., "Efficient Audio-Visual Speech Separation with Discrete Lip Semantics and Multi-Scale Global-Local
 Attention", arXiv 2509.23610. The building blocks follow MAGVIT-v2 (Yu et al. 2023). Two paths of one shape read the
 same lip pictures: the semantic path ends in a vector quantiser, whose codes were distilled from AV-HuBERT; the
 reconstruction path keeps the appearance. Their sum is the visual feature. With the published sizes: 781,818 parameters,

@@ -14,7 +14,7 @@ from lipsep.layers.heat import HeatDiffusion
 
 
 class TopDownAttention(nn.Module):
-    """A coarse map gates and shifts a finer one (TDA, eq. 6): h(fine) * up(sigmoid(h(coarse))) + up(h(coarse)).
+    """A coarse map gates and shifts a finer one (TDA, section 3.4.2): h(fine) * up(sigmoid(h(coarse))) + up(h(coarse)).
 
     Shape: fine (B, T, C), coarse (B, T', C) -> (B, T, C).
     """
@@ -140,7 +140,7 @@ class Embed(nn.Module):
 
 
 class AVFusion(nn.Module):
-    """Video attends to and gates audio (AVF, eq. 16-19 with K = 1); both act at video rate and are stretched.
+    """Video attends to and gates audio (AVF, eq. 19-20 with K = 1); both act at video rate and are stretched.
 
     Shape: audio (B, T, C), video (B, F, C_v) -> (B, T, C).
     """

@@ -8,6 +8,11 @@ Published figures of AVLIT-8 for one voice: 5,548,486 parameters (Dolphin's tabl
 the count of the papers; LRS2-2Mix 12.8 dB SI-SNRi. Coarse maps are mapped before they are stretched here, which gives
 the same output for fewer operations (see layers/afrcnn.py).
 
+Two settings of AVLIT-8 are published: its configs/avlit_8.yaml has the video join before the first audio pass
+(`fusion_pass` 0, the default here and in the golden tensors), its constructor's defaults, which its README calls
+AVLIT-8, before the fifth (`fusion_pass` 4). Weights do not tell which they were trained with, and load into either; so
+released ones are asked for as `avlit_8_fusion_0` or `avlit_8_fusion_4`.
+
 The variants differ in the number of passes: audio 8, 4, 2 with video 4, 2, 1. The published code separates `n_src`
 voices at once; with one, as in Dolphin's comparison, it takes any number of people one by one. Two quirks of the code
 are kept where `as_published` is set: its autoencoder gives 2,048 numbers per frame where the video branch expects
@@ -21,7 +26,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -35,7 +40,7 @@ from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.layers.masks import ReLUMasks
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
-from lipsep.models.released import ReleasedFile, register_released
+from lipsep.models.released import ReleasedFile, refuse_released, register_released
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class AVLITConfig:
     channels: int = 128  # between the blocks, both branches
     audio_hidden: int = 512  # inside the audio block
     audio_passes: int = 8
+    fusion_pass: int = 0  # the video joins the audio before this pass, counted from 0
     video_hidden: int = 128  # inside the video block
     video_passes: int = 4
     n_scales: int = 5  # time resolutions in either block
@@ -57,6 +63,10 @@ class AVLITConfig:
     as_published: bool = True  # keep the two quirks of the published code (see the module docstring)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.fusion_pass < self.audio_passes:
+            raise ModelError(
+                f"fusion_pass must be 0 to {self.audio_passes - 1}, less than audio_passes; got {self.fusion_pass}"
+            )
         if min(self.n_src, self.audio_passes, self.video_passes, self.n_scales - 1) < 1 or self.kernel % 2:
             raise ModelError(
                 "n_src, audio_passes and video_passes must be at least 1, n_scales at least 2, kernel even; got "
@@ -69,25 +79,28 @@ RELEASED_FEATURES = 1024
 
 
 class Branch(nn.Module):
-    """One A-FRCNN block with a residual, used several times: R_1 = A(x), R_i = A(adapt(R_{i-1} + x)).
+    """One A-FRCNN block with a residual, used several times: R_0 = A(x), R_i = A(adapt(R_{i-1} + x)).
 
-    Where another branch's output is given, it is added to x for the first pass: R_1 = A(fusion(x + other)).
+    Where another branch's output is given, it joins before pass `fusion_pass`: its input p becomes fusion(p + other).
 
     Shape: x (B, T, C), other (B, T, C) or None -> (B, T, C).
     """
 
-    def __init__(self, channels: int, hidden: int, n_scales: int, n_passes: int, fuses: bool) -> None:
+    def __init__(
+        self, channels: int, hidden: int, n_scales: int, n_passes: int, fuses: bool, fusion_pass: int = 0
+    ) -> None:
         super().__init__()
         self.block = AFRCNN(channels, hidden, channels, n_scales)
         self.adapt = Adapt(channels)
         self.fusion = Adapt(channels) if fuses else None
-        self.n_passes = n_passes
+        self.n_passes, self.fusion_pass = n_passes, fusion_pass
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        state = x if other is None else self.fusion(x + other)
-        state = state + self.block(state)
-        for _ in range(self.n_passes - 1):
-            state = self.adapt(state + x)
+        state = x
+        for index in range(self.n_passes):
+            state = self.adapt(state + x) if index else state
+            if other is not None and index == self.fusion_pass:
+                state = self.fusion(state + other)
             state = state + self.block(state)
         return state
 
@@ -111,7 +124,7 @@ class AVLIT(SeparationModel):
         self.audio_encoder = FilterbankEncoder(c.audio_channels, c.kernel, c.kernel // 2, c.kernel // 2)
         self.audio_norm = GlobalNorm(c.audio_channels, eps=1e-8)
         self.audio_bottleneck = nn.Linear(c.audio_channels, c.channels)
-        self.audio_branch = Branch(c.channels, c.audio_hidden, c.n_scales, c.audio_passes, fuses=True)
+        self.audio_branch = Branch(c.channels, c.audio_hidden, c.n_scales, c.audio_passes, True, c.fusion_pass)
         self.masks = ReLUMasks(c.channels, c.audio_channels, c.n_src)
         self.audio_decoder = FilterbankDecoder(
             c.audio_channels, c.kernel, c.kernel // 2, c.kernel // 2, more=c.kernel // 2 - 1
@@ -163,8 +176,21 @@ def _released_settings(state: Mapping[str, Tensor]) -> dict[str, int]:
     return {"n_src": rows[0] // AVLITConfig.audio_channels} if rows else {}
 
 
-for _name in ("avlit_8", "avlit_4", "avlit_2"):
-    register_released(_name, ReleasedFile("weights", released_key), settings=_released_settings)
+def _fused_at(fusion_pass: int) -> Callable[[Mapping[str, Tensor]], dict[str, int]]:
+    return lambda state: {**_released_settings(state), "fusion_pass": fusion_pass}
+
+
+WEIGHTS = ReleasedFile("weights", released_key)
+for _name in ("avlit_4", "avlit_2"):
+    register_released(_name, WEIGHTS, settings=_released_settings)
+for _pass in (0, 4):
+    register_released(f"avlit_8_fusion_{_pass}", WEIGHTS, settings=_fused_at(_pass), model="avlit_8")
+refuse_released(
+    "avlit_8",
+    "weights of AVLIT-8 fit two networks and do not say which: ask for 'avlit_8_fusion_0' if they were trained by "
+    "configs/avlit_8.yaml (the video joins before the first pass), for 'avlit_8_fusion_4' if by the defaults of the "
+    "authors' constructor, as in their README (before the fifth)",
+)
 
 
 # --- Variants --------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Iterate:
 
 
 class Branch(nn.Module):
-    """One pass of a modality through its A-FRCNN block, together with the fusion tokens (eq. 3-5).
+    """One pass of a modality through its A-FRCNN block, together with the fusion tokens (Eq. 1 and 2).
 
     Shape: x (B, T, C), tokens (B, T, C_c) or None -> the new state (B, T, C) and tokens (B, T, C_c).
     """

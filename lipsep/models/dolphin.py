@@ -1,6 +1,6 @@
 """Dolphin: discrete lip semantics and global-local attention for audio-visual speech separation.
 
-Kai Li et al., "Dolphin: Efficient Audio-Visual Speech Separation with Discrete Lip Semantics and Hierarchical Top-Down
+Kai Li et al., "Efficient Audio-Visual Speech Separation with Discrete Lip Semantics and Multi-Scale Global-Local
 Attention", arXiv 2509.23610. Checked against golden tensors of the published code (JusperLee/Dolphin, commit 5a4e5e8).
 
 Published figures: 7,000,448 parameters, 781,818 of them in the video encoder; 10.89 G MACs for 1 s (the paper's count
@@ -144,7 +144,7 @@ class FeedForward(Arranged):
 
 
 class CoarseSelfAttention(nn.Module):
-    """Self-attention at the coarsest time resolution, gated and added to the input (CSA, eq. 1-2).
+    """Self-attention at the coarsest time resolution, gated and added to the input (CSA, section 3.4.1; no equation).
 
     Shape: x (B, T, C), relative (2 M, C / heads) -> (B, T, C). `coarse_length` is T / 2^Q of the whole separator.
     """

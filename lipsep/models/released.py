@@ -63,24 +63,33 @@ class ReleasedFile:
 class _Released:
     files: tuple[ReleasedFile, ...]
     settings: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None
+    model: str
 
 
 _RELEASED: dict[str, _Released] = {}
+_REFUSED: dict[str, str] = {}
 
 
 def register_released(
     name: str,
     *files: ReleasedFile,
     settings: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None = None,
+    model: str | None = None,
 ) -> None:
     """Say how the authors' weights of a registered model load.
 
     Args:
-        name: the model's registered name.
+        name: the model's registered name, or one that says what the weights do not.
         files: all state dicts that together make the model; they may also come merged, each under a prefix.
         settings: from their keys and tensors to configuration overrides, where released sizes vary (such as `n_src`).
+        model: the model's registered name, where `name` is another.
     """
-    _RELEASED[name] = _Released(files, settings)
+    _RELEASED[name] = _Released(files, settings, model or name)
+
+
+def refuse_released(name: str, reason: str) -> None:
+    """Say why the authors' weights of a registered model do not load by its name, and by which they do."""
+    _REFUSED[name] = reason
 
 
 def list_released() -> list[str]:
@@ -101,14 +110,17 @@ def released_model(name: str, states: Sequence[Mapping[str, Tensor]]) -> Separat
 
     Raises:
         ModelError: no model has this name.
-        WeightsError: no conversion is known for it, or a key is missing, unknown, or of another shape.
+        WeightsError: no conversion is known for it, the weights do not say all, or a key is missing, unknown, or of
+            another shape.
     """
+    if name in _REFUSED:
+        raise WeightsError(_REFUSED[name])
     if name not in _RELEASED:
         model_config(name)  # where no model has this name, say so
         raise WeightsError(f"no published weights are known for '{name}', only for: {', '.join(list_released())}")
     published = _RELEASED[name]
     merged = {key: tensor for state in states for key, tensor in state.items()}
-    model = create_model(name, **(published.settings(merged) if published.settings else {}))
+    model = create_model(published.model, **(published.settings(merged) if published.settings else {}))
     model.load_state_dict(convert_released(model, published.files, states))
     return model
 

@@ -1,4 +1,4 @@
-"""Curves over training or over iterations, from CSV files (Dolphin, Fig. 8; BIN, Fig. 3)."""
+"""Curves over training or over iterations, from CSV files (Dolphin, Fig. 7; BIN, Fig. 3)."""
 
 from __future__ import annotations
 

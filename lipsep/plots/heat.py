@@ -1,4 +1,4 @@
-"""Heat diffusion against Gaussian convolution (Dolphin, Fig. 5)."""
+"""Heat diffusion against Gaussian convolution on tones and an impulse (Dolphin, Fig. 5)."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ import numpy as np
 import torch
 
 from lipsep.layers.heat import diffuse
-from lipsep.plots.style import PAGE_IN, figure, line_style
+from lipsep.plots.style import PAGE_IN, figure
 
-N_STEPS = 128
-DURATIONS = (4.0, 32.0, 256.0)  # diffusivity times duration, steps^2
-
-
-def gaussian_blur(x: np.ndarray, variance: float) -> np.ndarray:
-    """Convolution with a sampled Gaussian of this variance in steps^2, zeros beyond the ends: (T,) -> (T,)."""
-    reach = len(x) - 1
-    offsets = np.arange(-reach, reach + 1)
-    kernel = np.exp(-(offsets**2) / (2 * variance))
-    return np.convolve(x, kernel / kernel.sum())[reach : reach + len(x)]
+DIFFUSIVITY, DURATION = 0.8, 1.2  # the paper's alpha and t; their product is k in Eq. 4
+KERNEL = 21  # the paper's K, steps
+SIGMA = KERNEL / 6  # of the Gaussian in it, steps; the paper does not say: so its taps end at 3 sigma
+N_STEPS = 200
+IMPULSE_AT = 130
 
 
-def heat(x: np.ndarray, duration: float) -> np.ndarray:
-    """Diffusion with insulated ends, as the model does it: (T,) -> (T,)."""
+def tones_and_impulse() -> np.ndarray:
+    """Three tones, periods of 100, 25 and 8 steps, and an impulse: (T,). The paper does not give its signal."""
+    step = np.arange(N_STEPS)
+    tones = sum(size * np.sin(2 * np.pi * step / period) for size, period in ((1.0, 100), (0.5, 25), (0.25, 8)))
+    return tones + 2.0 * (step == IMPULSE_AT)
+
+
+def heat(x: np.ndarray) -> np.ndarray:
+    """As the model does it: frequency p of a cosine transform times exp(-alpha t (p pi / T)^2). (T,) -> (T,)."""
     column = torch.from_numpy(x.astype(np.float64))[None, :, None]
-    return diffuse(column, torch.tensor([duration], dtype=torch.float64))[0, :, 0].numpy()
+    return diffuse(column, torch.tensor([DIFFUSIVITY * DURATION], dtype=torch.float64))[0, :, 0].numpy()
 
 
-def two_events() -> np.ndarray:
-    """A short event in the middle and a longer one at the very beginning: (T,)."""
-    x = np.zeros(N_STEPS)
-    x[:12] = 1.0
-    x[N_STEPS // 2] = 4.0
-    return x
+def gaussian(x: np.ndarray) -> np.ndarray:
+    """Convolution with a Gaussian of `KERNEL` taps, zeros beyond the ends: (T,) -> (T,)."""
+    taps = np.exp(-0.5 * np.square((np.arange(KERNEL) - KERNEL // 2) / SIGMA))
+    return np.convolve(x, taps / taps.sum(), mode="same")
 
 
 def draw_heat(path: Path) -> list[Path]:
-    """What both make of two events, one of them at the edge, and how much of the signal's sum each keeps.
-
-    Inside, diffusion for a duration k is a Gaussian of variance 2 k. At the ends the convolution loses what flows over
-    them; diffusion keeps the sum, whatever the duration, and costs the same for any width.
-    """
-    x = two_events()
-    blurs = {"heat diffusion": heat, "Gaussian convolution": lambda y, k: gaussian_blur(y, 2 * k)}
+    """The signal and what both make of it, with the impulse magnified: diffusion keeps more of it and of the tones."""
+    x = tones_and_impulse()
+    lines = (
+        (x, "signal", {"color": "0.6", "linestyle": ":"}),
+        (heat(x), f"heat diffusion, alpha = {DIFFUSIVITY}, t = {DURATION}", {"color": "0", "linestyle": "--"}),
+        (gaussian(x), f"Gaussian convolution, K = {KERNEL}", {"color": "0.35", "linestyle": "-"}),
+    )
     written: list[Path] = []
-    with figure(path, PAGE_IN, 2.3, written) as drawn:
-        panels = drawn.subplots(1, 3)
-        durations = np.geomspace(1, 1000, 25)
-        for number, (axes, (title, blur)) in enumerate(zip(panels, blurs.items(), strict=False)):
-            for line, duration in enumerate(DURATIONS):
-                axes.plot(blur(x, duration), label=f"k = {duration:g}", **{**line_style(line), "marker": ""})
-            axes.set(title=title, xlabel="step", ylim=(0, 1.05))
-            axes.legend(frameon=False)
-            kept = [100 * blur(x, k).sum() / x.sum() for k in durations]
-            panels[2].plot(durations, kept, label=title, markevery=4, **line_style(2 * number))
-        panels[2].set(title="sum that is kept, %", xlabel="k", xscale="log", ylim=(0, 105))
-        panels[2].legend(frameon=False, loc="lower left")
+    with figure(path, PAGE_IN, 2.6, written) as drawn:
+        axes = drawn.subplots()
+        inset = axes.inset_axes((0.73, 0.55, 0.26, 0.43))
+        for values, title, style in lines:
+            axes.plot(values, label=title, **style)
+            inset.plot(values, **style)
+        axes.set(xlabel="step", xlim=(0, N_STEPS - 1), ylim=(x.min() - 0.2, x.max() + 1.6))
+        axes.legend(frameon=False, loc="upper left")
+        inset.set(
+            xlim=(IMPULSE_AT - 8, IMPULSE_AT + 8), ylim=(x[IMPULSE_AT - 8] - 1.2, x.max() + 0.2), xticks=[], yticks=[]
+        )
+        axes.indicate_inset_zoom(inset, edgecolor="0.5")
     return written

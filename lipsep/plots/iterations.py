@@ -66,23 +66,36 @@ def masks_over_iterations(
     return found
 
 
-def draw_masks_over_iterations(masks: dict[int, dict[str, np.ndarray]], case: Case, path: Path) -> list[Path]:
-    """A row per number of iterations, a column per person; channels are ordered by the last row's masks."""
-    rows = list(masks.values())
-    first, *others = rows[-1].values()
+@torch.inference_mode()
+def encoded_voices(model: SeparationModel, case: Case) -> dict[str, np.ndarray]:
+    """What masks should let pass: source -> the clean voice behind the audio encoder, magnitudes (channels, time)."""
+    device = next(model.parameters()).device
+    encoded = model.audio_encoder(torch.from_numpy(case.references).to(device)).abs()  # (n_src, T', N)
+    return {source: voice.t().float().cpu().numpy() for source, voice in zip(case.sources, encoded, strict=True)}
+
+
+def draw_masks_over_iterations(
+    masks: dict[int, dict[str, np.ndarray]], clean: dict[str, np.ndarray], case: Case, path: Path
+) -> list[Path]:
+    """A row per number of iterations and one of the clean voices, each kind on a scale of its own; a column per person;
+    channels are ordered by the last masks."""
+    rows = {f"R = {number}": row for number, row in masks.items()}
+    first, *others = list(masks.values())[-1].values()
     order = np.argsort(first.mean(1) - sum(mask.mean(1) for mask in others))
-    top = max(float(np.percentile(np.stack(list(row.values())), 99)) for row in rows)
+    top = max(float(np.percentile(np.stack(list(row.values())), 99)) for row in rows.values())
+    tops = dict.fromkeys(rows, top) | {"clean": float(np.percentile(np.stack(list(clean.values())), 99))}
+    rows["clean"] = clean
     written: list[Path] = []
     with figure(path, PAGE_IN, 1.4 * len(rows) + 0.4, written) as drawn:
-        grid = drawn.subplots(len(rows), len(rows[0]), squeeze=False, sharex=True, sharey=True)
-        for axes_row, (number, row) in zip(grid, masks.items(), strict=True):
-            for axes, mask in zip(axes_row, row.values(), strict=True):
+        grid = drawn.subplots(len(rows), len(clean), squeeze=False, sharex=True, sharey=True)
+        for axes_row, (label, row) in zip(grid, rows.items(), strict=True):
+            for axes, values in zip(axes_row, row.values(), strict=True):
                 axes.imshow(
-                    mask[order], origin="lower", aspect="auto", cmap="Greys", vmin=0, vmax=max(top, 1e-9),
+                    values[order], origin="lower", aspect="auto", cmap="Greys", vmin=0, vmax=max(tops[label], 1e-9),
                     extent=(0, len(case.mixture) / SAMPLE_RATE, 0, len(order)), interpolation="auto", rasterized=True,
                 )  # fmt: skip
-            axes_row[0].set_ylabel(f"R = {number}")
-        for axes, title in zip(grid[0], rows[0], strict=True):
+            axes_row[0].set_ylabel(label)
+        for axes, title in zip(grid[0], clean, strict=True):
             axes.set_title(title)
         for axes in grid[-1]:
             axes.set_xlabel("s")

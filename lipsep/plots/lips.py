@@ -1,4 +1,4 @@
-"""Lip pictures and what an encoder makes of them (Dolphin, Fig. 7), one row per system."""
+"""Lip pictures and what an encoder makes of them (Dolphin, Fig. 8), one row per system."""
 
 from __future__ import annotations
 

@@ -115,13 +115,13 @@ def test_any_video_encoder_goes_with_any_separator(name, video_encoder):
 def test_released_files_load_and_misfits_are_named(shared, tmp_path):
     state = fill_manifest(shared / "reference" / "models" / "AVLIT-8.json")
     torch.save({"epoch": 3, "state_dict": {f"model.{key}": value for key, value in state.items()}}, tmp_path / "a.ckpt")
-    model = load_released("avlit_8", [tmp_path / "a.ckpt"])
+    model = load_released("avlit_8_fusion_0", [tmp_path / "a.ckpt"])
     assert (model.config.n_src, model.n_faces, model.training) == (2, 2, False)
     torch.save({key: value for key, value in state.items() if key != "audio_norm.gamma"}, tmp_path / "b.ckpt")
     with pytest.raises(WeightsError, match=r"lack key 'audio_norm.gamma'"):
-        load_released("avlit_8", [tmp_path / "b.ckpt"])
+        load_released("avlit_8_fusion_0", [tmp_path / "b.ckpt"])
     with pytest.raises(WeightsError, match=r"there is no file"):
-        load_released("avlit_8", [tmp_path / "c.ckpt"])
+        load_released("avlit_8_fusion_0", [tmp_path / "c.ckpt"])
     with pytest.raises(WeightsError, match=r"no published weights are known for 'avlit_test', only for: .*avlit_8"):
         load_released("avlit_test", [tmp_path / "a.ckpt"])
     with pytest.raises(WeightsError, match=r"none of the given files holds the separator of ctcnet"):

@@ -29,6 +29,7 @@ from lipsep.models.released import convert_released, released_model
 from lipsep.plots.curves import read_curves
 from lipsep.plots.iterations import (
     draw_masks_over_iterations,
+    encoded_voices,
     masks_over_iterations,
     numbers_to_try,
     quality_over_iterations,
@@ -424,8 +425,12 @@ def test_quality_and_masks_over_iterations_are_drawn_and_leave_the_model_as_it_w
     gain = si_snr(estimates, references) - si_snr(torch.from_numpy(case.mixture).expand(2, -1), references)
     assert quality[2] == pytest.approx(float(gain.mean()), abs=1e-3)
     masks = masks_over_iterations(model, case, numbers)
+    clean = encoded_voices(model, case)  # the panel of Fig. 2 beside the masks
+    assert [voice.shape[0] for voice in clean.values()] == [model.config.audio_channels] * 2
     assert model.iterations == 2
     assert not np.allclose(masks[1]["ann"], masks[3]["ann"])
-    assert all(path.stat().st_size > 1000 for path in draw_masks_over_iterations(masks, case, tmp_path / "masks"))
+    assert all(
+        path.stat().st_size > 1000 for path in draw_masks_over_iterations(masks, clean, case, tmp_path / "masks")
+    )
     with pytest.raises(ModelError, match="no number of iterations"):
         numbers_to_try(create_model("dolphin_test"))

@@ -192,10 +192,13 @@ def recipe(folder, base: str, **parts) -> Path:
     content = {
         "extends": f"{ROOT}/recipes/dolphin/{base}.yaml",
         "model": {"name": "dolphin_test", "overrides": small, "initial_weights": None},
-        "training": {"steps_per_epoch": 2, "epochs": 1, "batch_mixtures": 2, "validation_mixtures": 2, "workers": 0},
+        "training": {
+            "steps_per_epoch": 2, "epochs": 1, "batch_mixtures": 2, "accumulate": 1, "validation_mixtures": 2,
+            "workers": 0,
+        },
         "output": "run",
         **parts,
-    }
+    }  # fmt: skip
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
@@ -234,14 +237,14 @@ def test_the_papers_encoder_is_taught_by_the_mouths_of_a_published_folder(publis
 
 @pytest.fixture(scope="module")
 def lrs2(tmp_path_factory):
-    """Raw LRS2 with two clips in each list, all of them one clip of 1 s."""
+    """Raw LRS2 with two talkers in each list, all clips one clip of 1 s."""
     root = tmp_path_factory.mktemp("lrs2")
     build_clip(demo_people()[:1], root / "clip.mp4", duration_s=1.0, size=(320, 240))
-    for split, talker in (("train", "653"), ("val", "655")):
-        (root / "mvlrs_v1/main" / talker).mkdir(parents=True)
-        (root / f"{split}.txt").write_text(f"{talker}/00001\n{talker}/00002\n")
-        for number in (1, 2):
-            shutil.copy(root / "clip.mp4", root / f"mvlrs_v1/main/{talker}/0000{number}.mp4")
+    for split, talkers in (("train", ("653", "654")), ("val", ("655", "656"))):
+        (root / f"{split}.txt").write_text("".join(f"{talker}/00001\n" for talker in talkers))
+        for talker in talkers:
+            (root / "mvlrs_v1/main" / talker).mkdir(parents=True)
+            shutil.copy(root / "clip.mp4", root / f"mvlrs_v1/main/{talker}/00001.mp4")
     return root
 
 
@@ -263,6 +266,7 @@ def test_a_raw_corpus_becomes_shards_with_pictures_on_which_the_papers_recipe_tr
     prepare_feed(load_recipe(recipe(tmp_path, "dolphin", data=data)), MOUTH_88)
     assert "drawn mouths" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ModelError, match=r"0 clips to train on|no splits train and val"):
-        shutil.rmtree(lrs2 / "mvlrs_v1/main/653")
+        for talker in ("653", "654"):
+            shutil.rmtree(lrs2 / "mvlrs_v1/main" / talker)
         prepare_shards("lrs2", lrs2, tmp_path / "empty")
         train(recipe(tmp_path, "dolphin", data={"filmed": str(tmp_path / "empty")}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lipsep.data.corpora.opening import filmed_split
+from lipsep.data.corpora.prepare import kept_at
 from lipsep.data.settings import DataPart
 from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.errors import ModelError
@@ -16,7 +17,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     clips = synthetic_corpus(4, 2, 0.4, seed=0)
     for number, name in enumerate(("one", "two")):
-        clips.select(range(4 * number, 4 * number + 4)).save(folder / f"{name}.npz")
+        clips.select(range(4 * number, 4 * number + 4)).save(kept_at(folder, folder / name))
     return folder
 
 
@@ -35,7 +36,7 @@ def test_several_corpora_become_one_and_each_keeps_its_validation(prepared):
 
 def test_one_corpus_needs_no_list_and_null_takes_it_away(prepared):
     assert DataPart(filmed=str(prepared / "one")).filmed == (prepared / "one",)
-    assert DataPart(filmed=None, published=prepared).filmed == ()
+    assert DataPart(filmed=None, finished=prepared).filmed == ()
     with pytest.raises(ValueError, match="needs either 'filmed'"):
         DataPart(filmed=[])
 

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TESTED := train,eval,web,serve,postgres,onnx,dev
 
-.PHONY: demo test test-fast test-lowest test-newest test-ray train-toy lint bench results clean
+.PHONY: demo test test-fast test-lowest test-newest test-ray train-toy lint style types bench docs results clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lipsep demo
@@ -33,12 +33,22 @@ test-ray: $(VENV)/.installed
 train-toy: $(VENV)/.installed
 	$(BIN)/lipsep train --restart recipes/toy/dolphin_toy.yaml
 
-lint: $(VENV)/.installed
+lint: style types
+
+style: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/dolphin_speed.py
+
+# the site, in site/, without a network
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 results: $(VENV)/.installed
 	$(BIN)/python scripts/make_results.py docs/results

@@ -17,6 +17,7 @@ from lipsep.commands.models import models
 from lipsep.commands.plot import plot
 from lipsep.commands.prepare import prepare
 from lipsep.commands.profile import profile
+from lipsep.commands.push import push
 from lipsep.commands.separate import separate
 from lipsep.commands.serve import serve
 from lipsep.commands.terminal import complain
@@ -60,6 +61,7 @@ app.command()(models)
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
+app.command()(push)
 app.command()(web)
 app.command()(serve)
 app.command()(compare)

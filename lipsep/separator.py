@@ -96,9 +96,25 @@ class Separator:
         self.batch = batch or (min(torch.get_num_threads(), 4) if self.device.type == "cpu" else 8)
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, device: str = "auto", **options: Any) -> Separator:
-        """A hub id such as "JusperLee/Dolphin", or a local folder in the hub's layout; loaded strictly."""
-        return cls(name, device, **options)
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        device: str = "auto",
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        **settings: Any,
+    ) -> Separator:
+        """A hub id such as "JusperLee/Dolphin", or a local folder in the hub's layout; loaded strictly.
+
+        Args:
+            revision: branch, tag or commit of a hub id; None: main.
+            cache_dir: where downloads are kept; None: the hub's own place.
+            token: for private repositories; None: that of `huggingface-cli login` or of HF_TOKEN.
+            settings: see the class.
+        """
+        return cls(load_model(name, revision=revision, cache_dir=cache_dir, token=token), device, **settings)
 
     def __call__(
         self,

@@ -15,7 +15,6 @@ import difflib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from lipsep.checkpoints import catalogue
 from lipsep.checkpoints.catalogue import CONFIG, DOLPHIN, PICKLES, WEIGHTS, available_weights, read_card
-from lipsep.checkpoints.hub import from_hub
+from lipsep.checkpoints.hub import HUB_ID, from_hub
 from lipsep.constants import FPS
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import SeparationModel, create_model, list_models, model_config
@@ -41,7 +40,14 @@ RETIRED = {"n_src": 1, "input_level": None}
 """Settings that lipsep 0.1 wrote for every Dolphin and only our own still have, with the value that says nothing."""
 
 
-def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.device = "cpu") -> SeparationModel:
+def load_model(
+    name_or_folder: str | os.PathLike,
+    map_location: str | torch.device = "cpu",
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    token: str | bool | None = None,
+) -> SeparationModel:
     """A model with its weights, in evaluation mode.
 
     Args:
@@ -49,20 +55,23 @@ def load_model(name_or_folder: str | os.PathLike, map_location: str | torch.devi
             layout, a hub id ("JusperLee/Dolphin"), which is downloaded on first use and found in the hub's cache from
             then on, or a graph that `lipsep export` wrote ("model.onnx"), for the processor alone.
         map_location: where the model goes.
+        revision, cache_dir, token: of a hub id alone, see `checkpoints.hub.from_hub`.
 
     Raises:
         WeightsError: nothing goes by that name, or the weights are missing, damaged, unsafe or another model's.
         ModelError: the checkpoint names a model that this version does not know.
     """
     name = os.fspath(name_or_folder)
+    if revision is not None and (os.path.isdir(name) or not HUB_ID.fullmatch(name)):
+        raise WeightsError(f"'{name}' is no hub id, so it has no revision '{revision}': leave the revision out")
     if name.endswith(SUFFIX):
         return OnnxModel(Path(name)).to(map_location).eval()
     if os.path.isdir(name):
         folder = Path(name)
     elif (catalogue.PACKAGED / name / CONFIG).is_file():
         folder = catalogue.PACKAGED / name
-    elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        folder = from_hub(name)
+    elif HUB_ID.fullmatch(name):
+        folder = from_hub(name, revision, cache_dir, token)
     else:
         raise WeightsError(_unknown(name))
     return _load_folder(folder).to(map_location).eval()

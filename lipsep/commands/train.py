@@ -63,8 +63,16 @@ def pretrain(recipe: Recipe, overrides: Overrides = None, restart: Restart = Fal
     typer.echo(f"pretrained: '{folder}', for a recipe's model.initial_weights")
 
 
-def recipes() -> None:
+def recipes(
+    keys: Annotated[bool, typer.Option("--keys", help="Every key that a recipe may have, as a Markdown page.")] = False,
+) -> None:
     """List the recipes that come with lipsep, for 'lipsep train NAME'."""
+    if keys:
+        with needs_extra("the keys of recipes"):
+            from lipsep.training.schema import as_markdown
+
+            typer.echo(as_markdown(), nl=False)
+        return
     from lipsep.training.packaged import RECIPES, recipe_names
 
     for name in recipe_names():

@@ -138,7 +138,8 @@ class FaceDetector:
         for k in _suppress(corners, probability):
             eyes = found[k, 3] - found[k, 2]
             angle = float(np.arctan2(eyes[1], eyes[0]))
-            region = Region(*centres[k].tolist(), float(sizes[k].max()) * ROI_MARGIN, angle)
+            x, y = centres[k].tolist()
+            region = Region(x, y, float(sizes[k].max()) * ROI_MARGIN, angle)
             detections.append(Detection(corners[k], region))
         return detections
 

@@ -195,5 +195,6 @@ def load_face_nets() -> tuple[BlazeFace, FaceMesh]:
             raise WeightsError(
                 f"the face weights {name!r} of this installation are unusable, reinstall: {error}"
             ) from error
-        net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        net.requires_grad_(False).eval()
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stub lacks this form
     return nets[0][1], nets[1][1]

@@ -183,7 +183,8 @@ class Tracker:
                 still.append((person, face))
         # of two on one face, the one in view keeps it, then the more alike
         still.sort(key=lambda pair: (pair[0] in waiting, -pair[0].likeness(pair[1])))
-        self._active, taken = [], []
+        self._active = []
+        taken: list[np.ndarray] = []
         for person, face in still:
             if not taken or overlap(face.mesh.box, np.stack(taken)).max() < DUPLICATE_IOU:
                 taken.append(face.mesh.box)

@@ -133,7 +133,8 @@ class _Risen:
 def _overlapping(pieces: Iterable[np.ndarray], n: int, n_around: int) -> Iterator[tuple[np.ndarray, int]]:
     """Blocks (rows, n_around + n + n_around) that begin every n samples, silence beyond both ends, and how many samples
     of the middle lie before the end."""
-    kept, n_kept = [], 0
+    kept: list[np.ndarray] = []
+    n_kept = 0
     for piece in pieces:
         if not kept:
             kept, n_kept = [np.zeros((len(piece), n_around), np.float32)], n_around

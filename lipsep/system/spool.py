@@ -33,7 +33,7 @@ class Spool:
         self._row_bytes = self.dtype.itemsize * int(np.prod(row_shape))
         self._place, self._lock = Path(folder or tempfile.gettempdir()), Lock()
         with self._writing():
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as the spool)
+            self._file = tempfile.TemporaryFile(dir=str(self._place))  # noqa: SIM115 (it lives as long as the spool)
 
     def __len__(self) -> int:
         """Rows appended so far."""

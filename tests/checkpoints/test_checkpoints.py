@@ -211,14 +211,14 @@ def test_offline_without_a_cached_copy_says_what_to_do(tmp_path: Path) -> None:
     assert "run once online, or pass a folder" in result.stderr
 
 
-def test_the_notice_is_printed_before_the_first_download(monkeypatch, capsys) -> None:
+def test_the_notice_comes_before_the_first_download(monkeypatch, caplog) -> None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     def snapshot_download(name: str, *, local_files_only: bool = False, **_: object) -> str:
         if local_files_only:
             raise LocalEntryNotFoundError("not cached")
-        assert "not cleared for commercial use" in capsys.readouterr().err
+        assert "not cleared for commercial use" in caplog.text
         raise ConnectionError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)

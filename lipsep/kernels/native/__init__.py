@@ -73,7 +73,7 @@ def run(name: str, *arguments: Tensor | int | float | None) -> None:
     Raises:
         MemoryError: the kernel found no memory for its intermediate results.
     """
-    given = []
+    given: list[ctypes._SimpleCData] = []
     for argument in arguments:
         if argument is None or isinstance(argument, Tensor):
             assert argument is None or argument.is_contiguous()

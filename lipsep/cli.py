@@ -20,7 +20,7 @@ from lipsep.commands.profile import profile
 from lipsep.commands.push import push
 from lipsep.commands.separate import separate
 from lipsep.commands.serve import serve
-from lipsep.commands.terminal import complain
+from lipsep.commands.terminal import complain, talk
 from lipsep.commands.train import pretrain, recipes, train
 from lipsep.commands.web import web
 from lipsep.errors import plain_reason
@@ -33,7 +33,6 @@ app = typer.Typer(
     name="lipsep",
     help="A video goes in; for every person who is visible, that person's voice comes out.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,9 +50,13 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Say more of what happens; -vv: what libraries say too.")
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Results and errors alone: no bars, no notes.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
 ) -> None:
-    pass
+    talk(-1 if quiet else verbose)
 
 
 app.command()(separate)
@@ -75,14 +78,15 @@ app.command()(demo)
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 refused or failed for a reason that is told, 2 wrong usage or a defect, 130 Ctrl-C."""
+    """Entry point. Exit codes: 0 done, 1 refused or failed for a reason that is told, 2 wrong usage or a defect, 130
+    Ctrl-C, 143 SIGTERM."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = ["--debug"] * debug + [a for a in arguments if a != "--debug"]  # may stand anywhere
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, Stopped.on_signal)
     try:
-        app(arguments)
+        app(arguments, prog_name="lipsep")
     except (Exception, Stopped) as error:
         if Stopped.signal_number is not None:
             what = "stopped; what was unfinished is removed, the same command starts it again"

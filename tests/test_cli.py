@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -358,3 +359,41 @@ def test_models_are_listed_at_once_the_default_first(lipsep_here, monkeypatch):
     listed = json.loads(lipsep_command("models", "--json").stdout)
     assert [entry["name"] for entry in listed["weights"] if entry["default"]] == [DEFAULT_MODEL]
     assert {entry["name"] for entry in listed["models"]} == set(lipsep.list_models())
+
+def test_completion_knows_commands_and_options():
+    asked = {"_LIPSEP_COMPLETE": "complete_bash", "COMP_WORDS": "lipsep separate --save", "COMP_CWORD": "2"}
+    environment = os.environ | asked
+    ran = subprocess.run([sys.executable, "-m", "lipsep"], env=environment, capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["--save-artifacts"], ran.stderr
+
+
+def test_quiet_leaves_errors_and_no_notes(monkeypatch, capsys):
+    from lipsep.commands.terminal import complain, note, talk
+
+    heard = logging.getLogger("lipsep.anything")
+    before = logging.getLogger("lipsep").level
+    try:
+        talk(-1)
+        heard.warning("a warning")
+        note("a note")
+        complain("an error")
+        assert capsys.readouterr().err == "lipsep: an error\n"
+        talk(0)
+        heard.warning("a warning")
+        heard.info("a detail")
+        note("a note")
+        assert capsys.readouterr().err == "a warning\nnote: a note\n"
+        talk(1)
+        heard.info("a detail")
+        assert capsys.readouterr().err == "a detail\n"
+    finally:
+        logging.getLogger("lipsep").setLevel(before)
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_no_color_is_obeyed(no_color, coloured, monkeypatch):
+    said = []
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr("lipsep.commands.terminal.typer.secho", lambda text, fg, err: said.append(fg))
+    lipsep.commands.terminal.complain("an error")
+    assert bool(said[0]) == coloured

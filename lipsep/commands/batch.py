@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lipsep.commands.terminal import account, complain
+from lipsep.commands.terminal import account, complain, is_quiet
 from lipsep.constants import STEP_NAMES
 from lipsep.errors import OutputError
 from lipsep.separation.options import Options
@@ -109,7 +109,7 @@ def _bars(n_files: int, n_jobs: int) -> Iterator[tuple[Progress, Any]]:
 
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, disable=is_quiet() or not console.is_terminal) as bars:
         whole = bars.add_task("files", total=n_files)
         jobs = [bars.add_task("starting", total=None) for _ in range(n_jobs)]
 

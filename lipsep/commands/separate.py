@@ -9,7 +9,7 @@ import typer
 
 from lipsep.commands.batch import separate_batch
 from lipsep.commands.export import check_runtime
-from lipsep.commands.terminal import Device, Ray, Threads, account, complain, progress, takes_options
+from lipsep.commands.terminal import Device, Ray, Threads, account, complain, note, progress, takes_options
 from lipsep.errors import LipsepError, ModelError, OutputError
 from lipsep.separation.options import Options
 from lipsep.services.batch.inputs import find_tasks
@@ -98,7 +98,7 @@ def separate(
             typer.echo(f"{source.name}: already done in '{folder}', nothing to do (--overwrite to redo)")
             continue
         for warning in result.report["warnings"]:
-            typer.echo(f"note: {warning}", err=True)
+            note(warning)
         typer.echo(
             f"{source.name}: {account(len(result.tracks), result.report)}; "
             f"results in '{folder}', begin with overview.png"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,9 +51,53 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
+class _ToTerminal(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)
+
+
+def talk(how_much: int) -> None:
+    """Let lipsep's log, and from 2 on that of libraries, reach stderr: -1 errors alone, 0 warnings, 1 and 2 more."""
+    log = logging.getLogger("lipsep")
+    log.setLevel({-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(how_much, logging.DEBUG))
+    if not any(isinstance(handler, _ToTerminal) for handler in log.handlers):
+        log.addHandler(_ToTerminal())
+    if how_much > 1:
+        logging.basicConfig(level=logging.INFO)
+
+
+@contextmanager
+def calm_libraries(*names: str) -> Iterator[None]:
+    """Without -v: no adverts of any library, no hints and deprecations of these; their errors still come."""
+    if logging.getLogger("lipsep").isEnabledFor(logging.INFO):
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)  # a level set on their loggers would be set back when they are imported
+    try:
+        with warnings.catch_warnings():
+            for name in names:
+                warnings.filterwarnings("ignore", module=rf"{re.escape(name)}(\.|$)")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def is_quiet() -> bool:
+    """Whether -q was given."""
+    return not logging.getLogger("lipsep").isEnabledFor(logging.WARNING)
+
+
+def note(message: str) -> None:
+    """Something worth knowing about a result, on stderr."""
+    if not is_quiet():
+        typer.echo(f"note: {message}", err=True)
+
+
 def complain(message: str) -> None:
-    """One line on stderr, red on a terminal."""
-    typer.secho("lipsep: " + " ".join(message.split()), fg="red", err=True)
+    """One line on stderr, red on a terminal unless NO_COLOR is set."""
+    colour = None if os.environ.get("NO_COLOR") else "red"
+    typer.secho("lipsep: " + " ".join(message.split()), fg=colour, err=True)
 
 
 def account(n_people: int, report: dict[str, Any]) -> str:
@@ -77,10 +124,10 @@ def progress(title: str) -> Iterator[Callable[..., None]]:
 
     console = Console(stderr=True)
     columns = [TextColumn("{task.description:<18}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()]
-    bars = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, disable=is_quiet() or not console.is_terminal)
     with warnings.catch_warnings(), bars:
         warnings.simplefilter("ignore")
-        if console.is_terminal:
+        if console.is_terminal and not is_quiet():
             console.print(title, markup=False)
         tasks: dict[str, int] = {}
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lipsep.commands.terminal import calm_libraries
 from lipsep.errors import needs_extra
 from lipsep.system.environment import before_torch
 
@@ -43,7 +44,7 @@ def train(
     before_torch()
     changes = [*(overrides or [])]
     changes += [f"training.{key}={value}" for key, value in (("devices", devices), ("nodes", nodes)) if value]
-    with needs_extra("training"):
+    with needs_extra("training"), calm_libraries("lightning", "torch"):
         from lipsep.training import train as run_training
 
         folder = run_training(recipe, overrides=changes, trial_steps=steps, resume=not restart)
@@ -56,7 +57,7 @@ def pretrain(recipe: Recipe, overrides: Overrides = None, restart: Restart = Fal
     The recipe has a part lip_reading, lip_pictures or lip_coder.
     """
     before_torch()
-    with needs_extra("training"):
+    with needs_extra("training"), calm_libraries("lightning", "torch"):
         from lipsep.training import pretrain as run_pretraining
 
         folder = run_pretraining(recipe, overrides=overrides or [], resume=not restart)

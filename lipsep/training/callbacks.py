@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+class EpochBar(RichProgressBar):
+    """Counts epochs from 1 to the last; Lightning's own bar begins with 0."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch + 1} of {self.trainer.max_epochs}"
 
 
 class SaveOnSigterm(lightning.Callback):

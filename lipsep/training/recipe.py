@@ -47,6 +47,7 @@ class LoopPart(Strict):
     nodes: int = 1  # machines, started by torchrun or SLURM
     workers: int = 1
     seed: int = 0
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv", "tensorboard")  # into the output
 
 
 class TrainingPart(LoopPart):

@@ -9,7 +9,6 @@ from pathlib import Path
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lipsep.checkpoints.beginnings import take_all, take_separator
@@ -18,9 +17,10 @@ from lipsep.errors import ModelError
 from lipsep.lips.recipes import lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
 from lipsep.models import create_model
-from lipsep.training.callbacks import SaveOnSigterm
+from lipsep.training.callbacks import EpochBar, SaveOnSigterm
 from lipsep.training.corpora import prepare_feed
 from lipsep.training.feed import Feed
+from lipsep.training.loggers import make_loggers
 from lipsep.training.recipe import LoopPart, Recipe, TrainingPart, load_recipe
 from lipsep.training.separation import SeparationTraining
 
@@ -120,6 +120,8 @@ def make_trainer(output: Path, settings: LoopPart, callbacks: list[lightning.Cal
     """The loop, with the last checkpoint and the logs in `output`."""
     many = settings.devices * settings.nodes > 1
     last = ModelCheckpoint(output / "checkpoints", filename="last", enable_version_counter=False)
+    loggers = make_loggers(settings.loggers, output)
+    rates = [LearningRateMonitor()] if loggers else []
     return lightning.Trainer(
         default_root_dir=output,
         accelerator="auto",
@@ -134,9 +136,9 @@ def make_trainer(output: Path, settings: LoopPart, callbacks: list[lightning.Cal
         gradient_clip_val=settings.clip_norm,
         reload_dataloaders_every_n_epochs=1,  # the mixtures of an epoch depend on its number
         num_sanity_val_steps=0,
-        logger=[CSVLogger(output, name="log"), TensorBoardLogger(output, name="tensorboard")],  # resumed: a new version
-        callbacks=[*callbacks, last, LearningRateMonitor(), SaveOnSigterm(output / "checkpoints" / "last.ckpt")],
-        log_every_n_steps=20,
+        logger=loggers,
+        callbacks=[*callbacks, last, *rates, SaveOnSigterm(output / "checkpoints" / "last.ckpt"), EpochBar()],
+        log_every_n_steps=min(20, settings.steps_per_epoch * settings.accumulate),
         enable_model_summary=False,
     )
 

@@ -24,8 +24,8 @@ def take_all(model: SeparationModel, source: str) -> SeparationModel:
 
 
 def take_separator(model: SeparationModel, source: str) -> None:
-    """Begin with the weights of a model that has other eyes: all but its video encoder, parts of the video branch that
-    differ in size, and what only this model has.
+    """Begin with the weights of a model that was trained with another video encoder: all but that encoder, parts of the
+    video branch that differ in size, and what only this model has.
 
     Raises:
         ModelError: the other's weights do not fit outside the video branch.

@@ -32,7 +32,7 @@ class ModelPart(Strict):
     name: str
     overrides: dict[str, Any] = Field(default_factory=dict)
     initial_weights: str | None = None  # name, or folder that begins with '.', of a model of the same sizes
-    initial_separator: str | None = None  # the same of a model with other eyes, of which pretraining takes the rest
+    initial_separator: str | None = None  # the same with another video encoder: the rest is taken
 
 
 class LoopPart(Strict):

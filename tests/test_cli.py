@@ -360,6 +360,7 @@ def test_models_are_listed_at_once_the_default_first(lipsep_here, monkeypatch):
     assert [entry["name"] for entry in listed["weights"] if entry["default"]] == [DEFAULT_MODEL]
     assert {entry["name"] for entry in listed["models"]} == set(lipsep.list_models())
 
+
 def test_completion_knows_commands_and_options():
     asked = {"_LIPSEP_COMPLETE": "complete_bash", "COMP_WORDS": "lipsep separate --save", "COMP_CWORD": "2"}
     environment = os.environ | asked

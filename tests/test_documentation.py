@@ -16,10 +16,10 @@ import torch
 import typer
 import yaml
 from places import ROOT
+from scenes import Shot, build_clip, demo_people
 
 import lipsep.models.registry
 from lipsep.cli import app
-from lipsep.data.synthetic.scenes import Shot, build_clip, demo_people
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.md")]
 NAMES = [path.relative_to(ROOT).as_posix() for path in sorted(PAGES)]

@@ -1,8 +1,8 @@
 """Metrics of one utterance. Kept libraries do the work; this file says which variant, and what silence does to each.
 
-SI-SNR: `lipsep.losses` (zero-mean, as in the papers). SDR: BSS Eval with a 512-tap distortion filter (torchmetrics).
-PESQ: ITU-T P.862.2, wide band, 16 kHz (pesq). STOI and ESTOI: short-time objective intelligibility, plain and extended
-(pystoi). An `i` at the end: improvement over the mixture.
+SI-SNR: `lipsep.losses` (zero-mean, as the field's programs have it; Dolphin's Eq. 21 is written without). SDR: BSS Eval
+with a 512-tap distortion filter (torchmetrics). PESQ: ITU-T P.862.2, wide band, 16 kHz (pesq). STOI and ESTOI:
+short-time objective intelligibility, plain and extended (pystoi). An `i` at the end: improvement over the mixture.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TESTED := train,eval,web,serve,postgres,onnx,dev
 
-.PHONY: demo test test-fast test-lowest test-newest test-ray train-toy lint style types bench docs results clean
+.PHONY: demo test test-fast test-portable test-lowest test-newest test-ray train-toy lint style types bench docs results clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lipsep demo
@@ -14,6 +14,11 @@ test: $(VENV)/.installed
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+
+# as on a processor without AVX-512, and without compiled kernels: no outcome may turn on rounding
+test-portable: $(VENV)/.installed
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest
+	LIPSEP_NATIVE=0 $(BIN)/python -m pytest
 
 # the fast tests with the lowest versions that pyproject.toml declares, and with the newest that there are; torch stays as pinned
 test-lowest: RESOLUTION := lowest-direct

@@ -5,6 +5,9 @@ an (L, L, d) tensor, the Taylor expansion as an outer product, every activation 
 things it is kinder than the published code: operators of one length share one cosine matrix, which is not copied at
 each call, and the random code book is that of `lipsep`. Names are those of `lipsep.models.dolphin`, whose weights
 `plain_dolphin` takes over.
+
+The plain forms of `lipsep.kernels` are not used here: a second writing of the paper, in another layout, finds slips
+that a shared one would hide.
 """
 
 from __future__ import annotations

@@ -85,6 +85,15 @@ def test_no_module_reaches_itself() -> None:
     assert not [name for name in ARROWS if name in reached(name, set())]
 
 
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if room(name) in NETWORKS - {"kernels"}))
+def test_networks_read_like_the_papers_and_leave_forms_to_the_kernels(name: str) -> None:
+    chosen = {"is_grad_enabled", "is_tracing", "is_in_onnx_export", "is_exporting", "is_cuda", "is_meta"}
+    nodes = list(ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))))
+    assert not chosen & {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert not [node for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node).endswith("device.type")]
+    assert "lipsep.kernels.native" not in imported(MODULES[name])
+
+
 def test_few_modules_lie_loose() -> None:
     loose = sorted(path.name for path in PACKAGE.glob("*.py"))
     assert len(loose) <= MOST_LOOSE, f"{len(loose)} modules lie loose in lipsep/: {', '.join(loose)}"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,11 @@ from torch.nn import functional as F
 from lipsep.encoders.base import VideoEncoder, register_encoder
 from lipsep.encoders.vector_quantizer import Quantized, VectorQuantizer
 from lipsep.errors import ModelError
-from lipsep.kernels import native
-from lipsep.kernels.attention import scaled_attention
+from lipsep.kernels.convolution import convolve_3d
 from lipsep.kernels.precision import full_precision
-from lipsep.kernels.taylor import TaylorAttention
+from lipsep.kernels.relative_attention import scaled_attention
+from lipsep.kernels.stem import STEM_KERNEL, stems
+from lipsep.kernels.taylor import taylor_attention
 
 PAPER_LAYERS = (
     "residual",
@@ -48,7 +49,7 @@ FEED_FORWARD_MULT = 4
 
 
 class StemConv(nn.Module):
-    """The weights of a path's first convolution, k x k x k on grey pictures; see `stem_convolution`."""
+    """The weights of a path's first convolution, k x k x k on grey pictures; see `kernels.stem.stems`."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
@@ -56,61 +57,8 @@ class StemConv(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
 
 
-STEM_KERNEL = 7
-
-
-def stem_convolution(lips: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A convolution over frames, rows and columns that keeps the size; the k frames become input channels of a 2-D one.
-
-    The products of the first and of the last frames are added up apart: sums of 343 at once were the largest source of
-    rounding in the whole network.
-
-    Shape: lips (B, F, H, W), weight (C, 1, k, k, k), bias (C,) -> (B, F, H, W, C).
-    """
-    reach, half = weight.shape[-1] // 2, weight.shape[-1] // 2 + 1
-    frames, weight = _frames_around(lips, weight.shape[-1]), weight[:, 0]
-    y = F.conv2d(frames[:, :half], weight[:, :half], bias, padding=reach)
-    y = y + F.conv2d(frames[:, half:], weight[:, half:], padding=reach)
-    return y.movedim(1, -1).unflatten(0, lips.shape[:2])
-
-
-def _frames_around(lips: Tensor, kernel: int) -> Tensor:
-    """Each picture with its neighbours as channels: (B, F, H, W) -> (B * F, k, H, W), channels-last in memory."""
-    frames = F.pad(lips, (0, 0, 0, 0, kernel // 2, kernel // 2)).unfold(1, kernel, 1)  # (B, F, H, W, k)
-    return frames.contiguous().flatten(0, 1).movedim(-1, 1)
-
-
-class Stem(torch.autograd.Function):
-    """`stem_convolution` by native/stem.cpp, each of `n_paths` shares of the channels by itself.
-
-    Shape: lips (B, F, S, S), weight (C, 1, 7, 7, 7), bias (C,) -> (n_paths, B, F, S, S, C / n_paths).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, lips: Tensor, weight: Tensor, bias: Tensor, n_paths: int) -> Tensor:
-        channels = len(weight) // n_paths
-        y = lips.new_empty(n_paths, *lips.shape, channels)
-        native.run("stem", lips, weight, bias, y, *lips.shape[:3], len(weight), channels)
-        ctx.save_for_backward(lips, weight)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        lips, weight = ctx.saved_tensors
-        grad = grad.movedim(0, 4).flatten(4).flatten(0, 1).movedim(-1, 1)  # (B * F, C, S, S)
-        frames, reach = _frames_around(lips, STEM_KERNEL), [STEM_KERNEL // 2] * 2
-        _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad, frames, weight[:, 0], [len(weight)], [1, 1], reach, [1, 1], False, [0, 0], 1, [False, True, True]
-        )
-        return None, grad_weight.unsqueeze(1), grad_bias, None
-
-
 class Conv3d(nn.Module):
-    """A 3 x 3 x 3 convolution that keeps the size. Shape: (B, F, H, W, C) -> (B, F, H, W, C').
-
-    One 2-D convolution makes the three frames' shares of each result, which are then shifted and added: on a CPU 3 to
-    28 times faster than PyTorch's 3-D convolution at these few channels.
-    """
+    """A 3 x 3 x 3 convolution that keeps the size. Shape: (B, F, H, W, C) -> (B, F, H, W, C')."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -118,13 +66,7 @@ class Conv3d(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.movedim(2, 0).flatten(0, 1)  # (3 C', C, 3, 3)
-        shares = F.conv2d(x.flatten(0, 1).movedim(-1, 1), weight, padding=1)
-        before, now, after = shares.movedim(1, -1).unflatten(0, x.shape[:2]).chunk(3, dim=-1)
-        y = now + self.bias
-        y[:, 1:] += before[:, :-1]
-        y[:, :-1] += after[:, 1:]
-        return y
+        return convolve_3d(x, self.weight, self.bias)
 
 
 class SqueezeExcite(nn.Module):
@@ -205,7 +147,7 @@ class LinearSpaceAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(0, 1).flatten(1, 2)  # (B * F, N, C) with N = H * W
         with full_precision(x):  # sums over many pixels: in full precision, forth and back
-            out = TaylorAttention.apply(*self.project(pixels.to(self.to_q.weight.dtype)))  # (heads, 8, B * F, N)
+            out = taylor_attention(*self.project(pixels.to(self.to_q.weight.dtype)))  # (heads, 8, B * F, N)
         return x + self.to_out(out.flatten(0, 1).flatten(1).t()).view_as(x)
 
     def project(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -228,7 +170,7 @@ class SpaceAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(0, 1).flatten(1, 2)  # (B * F, N, C)
         q, k, v = self.to_qkv(pixels).unflatten(-1, (3, HEADS, HEAD_DIM)).permute(2, 0, 3, 1, 4)
-        memory = self.memory[:, None].expand(-1, len(pixels), -1, -1, -1)
+        memory = self.memory[:, None].expand(-1, pixels.shape[0], -1, -1, -1)
         k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)  # (B * F, heads, 4 + N, 32)
         out = scaled_attention(q, k, v)
         return x + self.to_out(out.transpose(1, 2).flatten(2)).view_as(x)
@@ -406,12 +348,9 @@ class DPLipCoder(VideoEncoder):
     @staticmethod
     def _stems(lips: Tensor, paths: list[LipPath]) -> list[Tensor]:
         """The first convolution of each path, all at once, since they see the same pictures: (B, F, S, S, C) each."""
-        stems = [path.conv_in for path in paths]
-        weight, bias = torch.cat([stem.weight for stem in stems]), torch.cat([stem.bias for stem in stems])
-        square = lips.shape[2] == lips.shape[3] and not lips.requires_grad
-        if square and weight.shape[-1] == STEM_KERNEL and native.takes(lips, weight, bias):
-            return list(Stem.apply(lips.contiguous(), weight, bias, len(paths)))
-        return [x.contiguous() for x in stem_convolution(lips, weight, bias).chunk(len(paths), dim=-1)]
+        convs = [path.conv_in for path in paths]
+        weight, bias = torch.cat([conv.weight for conv in convs]), torch.cat([conv.bias for conv in convs])
+        return stems(lips, weight, bias, len(paths))
 
 
 for _kind in DP_LIPCODERS:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.layers.arranged import Arranged
-from lipsep.layers.picture_conv import convolve, folded, packed
+from lipsep.kernels.arranged import Arranged
+from lipsep.kernels.convolution import convolve, folded, frames_around, packed
 
 FRONT_FRAMES = 5  # that the convolution sees together
 _STRIDE, _PADDING = (2, 2), (3, 3)
@@ -29,14 +29,16 @@ class FrontConv(Arranged):
 
     def arrange(self) -> tuple[Tensor, ...]:
         """Filters and offsets with the norm in them."""
-        weight, bias = folded(self.weight.squeeze(1), None, self.norm)
+        return folded(self.weight.squeeze(1), None, self.norm)
+
+    def pack(self, *arranged: Tensor) -> tuple[Tensor, ...]:
+        """The filters in oneDNN's own order where it has one."""
+        weight, bias = arranged
         return packed(weight, _STRIDE, _PADDING), bias
 
     def forward(self, lips: Tensor, wanted: slice = slice(None)) -> Tensor:
         """wanted: of which pictures; the others are context (in a stream)."""
-        reach = FRONT_FRAMES // 2
-        frames = F.pad(lips, (0, 0, 0, 0, reach, reach)).unfold(1, FRONT_FRAMES, 1)[:, wanted]  # (B, F, S, S, 5)
-        frames = frames.flatten(0, 1).contiguous().movedim(-1, 1)  # (B * F, 5, S, S), channels-last
+        frames = frames_around(lips, FRONT_FRAMES, wanted)  # (B * F, 5, S, S)
         if self.is_arranged:
             x = convolve(frames, *self.arranged(), _STRIDE, _PADDING)  # (B * F, C, S / 2, S / 2)
         else:

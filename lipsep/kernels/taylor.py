@@ -9,15 +9,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipsep.kernels import native
+from lipsep.kernels.exporting import is_exporting
 
 NATIVE_HEAD_DIM = 8
 """The dimensions per head that native/taylor.cpp was written for."""
 
 
-class TaylorAttention(torch.autograd.Function):
+def plain_taylor_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The definition, with an N x N matrix; see `taylor_attention`."""
+    q, k, v = (x.permute(0, 2, 3, 1) for x in (q, k, v))  # (heads, frames, N, d)
+    scores = q @ k.mT
+    weights = 1 + scores + scores.square() / 2
+    return (weights @ v / weights.sum(-1, keepdim=True)).permute(0, 3, 1, 2)
+
+
+def taylor_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention with exp(s_ij) replaced by 1 + s_ij + s_ij^2 / 2, s_ij = q_i . k_j, without an N x N matrix.
 
-    One frame at a time, whose expansions stay in the cache; they are not kept but made again in the backward pass.
+    Compiled where the kernel takes it, else in PyTorch one frame at a time; exported, all frames at once.
+
+    Shape: q, k, v (heads, d, frames, N) -> (heads, d, frames, N).
+    """
+    return _all_frames(q, k, v) if is_exporting() else TaylorAttention.apply(q, k, v)
+
+
+class TaylorAttention(torch.autograd.Function):
+    """One frame at a time, whose expansions stay in the cache; they are not kept but made again in the backward pass.
 
     Shape: q, k, v (heads, d, frames, N) -> (heads, d, frames, N).
     """
@@ -110,3 +127,15 @@ def _to_numbers(totals: Tensor, other: Tensor, x: Tensor, terms: Tensor) -> Tens
     terms[:, :, 0] = other
     torch.mul(other.unsqueeze(2), x.unsqueeze(1), out=terms[:, :, 1:])
     return matrices.transpose(1, 2).reshape(heads, d, -1) @ terms.flatten(1, 2)
+
+
+def _all_frames(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same expansion as matrix products over all heads and frames."""
+    q, k, v = (x.permute(0, 2, 1, 3) for x in (q, k, v))  # (heads, frames, d, N)
+    d = int(q.shape[2])
+    first, second = torch.triu_indices(d, d, device=q.device)  # the products x_i x_j with j >= i
+    counts = torch.where(first == second, 0.5, 1.0)  # in s^2 / 2
+    of_q, of_k = (x.index_select(2, first) * x.index_select(2, second) for x in (q, k))
+    v = torch.cat([v, torch.ones_like(v[:, :, :1])], dim=2)  # (heads, frames, d + 1, N): the ones give the sums
+    out = v.sum(3, keepdim=True) + (v @ k.mT) @ q + (v @ of_k.mT * counts) @ of_q
+    return (out[:, :, :-1] / out[:, :, -1:].clamp(min=1e-5)).permute(0, 2, 1, 3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep.kernels.filterbank import analyse, synthesise
+
 
 class FilterbankEncoder(nn.Module):
     """Learned filters on overlapping windows.
@@ -19,8 +21,7 @@ class FilterbankEncoder(nn.Module):
         self.stride, self.padding = stride, padding
 
     def forward(self, mixture: Tensor) -> Tensor:
-        padded = F.pad(mixture, (self.padding, self.padding))
-        return F.linear(padded.unfold(1, self.weight.shape[-1], self.stride), self.weight.flatten(1), self.bias)
+        return analyse(mixture, self.weight, self.bias, self.stride, self.padding)
 
 
 class FilterbankDecoder(nn.Module):
@@ -38,10 +39,5 @@ class FilterbankDecoder(nn.Module):
         self.stride, self.padding, self.more = stride, padding, more
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.weight.shape[-1]
-        pieces = F.linear(x, self.weight.flatten(1).t()).flatten(0, -3)  # (N, T, kernel)
-        whole = (x.shape[-2] - 1) * self.stride + kernel
-        signal = F.fold(pieces.transpose(1, 2), (1, whole), (1, kernel), stride=(1, self.stride)).flatten(1)
-        signal = F.pad(signal, (-self.padding, self.more - self.padding))
-        signal = signal if self.bias is None else signal + self.bias
-        return signal.unflatten(0, x.shape[:-2])
+        signal = F.pad(synthesise(x, self.weight, self.stride), (-self.padding, self.more - self.padding))
+        return signal if self.bias is None else signal + self.bias

@@ -15,13 +15,12 @@ Sequences are time-major, (L, N, C): what a step touches then lies in one piece.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.layers.arranged import Arranged
+from lipsep.kernels.arranged import Arranged
+from lipsep.kernels.recurrence import scan
 
 
 class SRULayer(Arranged):
@@ -79,7 +78,7 @@ class SRULayer(Arranged):
         maps = self.in_time(maps.permute(4, 1, 2, 0, 3, 5).flatten(3), time=1)  # (n_maps, L', N, C_out)
         z, a, p, *projected = maps.unbind(0)
         start = torch.zeros_like(z[0]) if carry is None else carry
-        c = _scan(z, a, v_f, start)
+        c = scan(z, a, v_f, start)
         r = torch.sigmoid(torch.addcmul(p, torch.cat([start[None], c[:-1]]), v_r))
         if not projected:
             projected = [self.in_time(x) if turned is None else turned]
@@ -116,45 +115,3 @@ class SRU(nn.Module):
             x = layer.in_time(turned)
             carries.append(last)
         return x, torch.stack(carries)
-
-
-def _scan(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
-    """Carries (L, N, C) of z, a (L, N, C), v (C,) and the carry before the first step, start (N, C)."""
-    if torch.is_grad_enabled():
-        return _Scan.apply(z, a, v, start)
-    return _carries(z, a, v, start)
-
-
-def _carries(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
-    carries, forget, carry = torch.empty_like(z), torch.empty_like(start), start
-    if z.is_meta:  # shapes alone are asked for
-        return carries
-    for z_t, a_t, out in zip(z.unbind(0), a.unbind(0), carries.unbind(0), strict=True):
-        torch.addcmul(a_t, carry, v, out=forget).sigmoid_()
-        carry = torch.lerp(z_t, carry, forget, out=out)
-    return carries
-
-
-class _Scan(torch.autograd.Function):
-    """`_carries` with its gradient by hand: a tenth of the graph that autograd would build."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
-        carries = _carries(z, a, v, start)
-        ctx.save_for_backward(z, a, v, start, carries)
-        return carries
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        z, a, v, start, carries = ctx.saved_tensors
-        before = torch.cat([start[None], carries[:-1]])
-        forget = torch.sigmoid(torch.addcmul(a, before, v))
-        by_gate = (before - z) * forget * (1 - forget)  # dc[t] / da[t]
-        by_carry = torch.addcmul(forget, by_gate, v)  # dc[t] / dc[t-1]
-        grad = grad.clone()
-        steps = grad.unbind(0)
-        for t in range(len(steps) - 1, 0, -1):
-            steps[t - 1].addcmul_(steps[t], by_carry[t])
-        grad_a = grad * by_gate
-        return grad * (1 - forget), grad_a, (grad_a * before).sum((0, 1)), grad[0] * by_carry[0]

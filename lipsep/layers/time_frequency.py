@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.layers.arranged import Arranged
+from lipsep.kernels.arranged import Arranged
+from lipsep.kernels.convolution import convolve, packed
+from lipsep.kernels.filterbank import overlap_add
 from lipsep.layers.memory import Memory, Recent
-from lipsep.layers.picture_conv import convolve, packed
 from lipsep.layers.sru import SRU
-from lipsep.layers.waveform import overlap_add
 
 
 def as_picture(x: Tensor) -> Tensor:
@@ -78,8 +78,12 @@ class DepthwiseConv2d(Arranged):
         self.stride = stride
 
     def arrange(self) -> tuple[Tensor, ...]:
-        """The filters in oneDNN's own order."""
-        return (packed(self.weight, (self.stride, self.stride), groups=len(self.weight)),)
+        """The filters as they are."""
+        return (self.weight,)
+
+    def pack(self, *arranged: Tensor) -> tuple[Tensor, ...]:
+        """The filters in oneDNN's own order where it has one."""
+        return tuple(packed(weight, (self.stride, self.stride), groups=len(weight)) for weight in arranged)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         channels, _, kernel, _ = self.weight.shape
@@ -89,8 +93,8 @@ class DepthwiseConv2d(Arranged):
             x, pad = past_and_present(x, kernel - 1, memory), (0, low)
         elif low != high:
             x, pad = F.pad(x, (0, 0, low, high, low, high)), (0, 0)
-        weight = self.arranged()[0] if self.is_arranged else self.weight
-        return as_map(convolve(as_picture(x), weight, self.bias, (self.stride, self.stride), pad, groups=channels))
+        stride = self.stride, self.stride
+        return as_map(convolve(as_picture(x), *self.arranged(), self.bias, stride, pad, groups=channels))
 
 
 class FrameNorm(nn.Module):

@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, pool_to, stretch_to
+from lipsep.kernels.stretching import stretch_to
+from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, pool_to
 
 
 class ConvNorm(nn.Module):

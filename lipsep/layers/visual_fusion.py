@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, pool_to, stretch_to
+from lipsep.kernels.convolution import convolve_exactly
+from lipsep.kernels.stretching import stretch_to
+from lipsep.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, pool_to
 from lipsep.layers.heat import HeatDiffusion
 
 
@@ -39,8 +41,7 @@ class TopDownAttention(nn.Module):
 class VideoProjection(nn.Module):
     """Features of the video encoder to few channels. Shape: (B, F, feature_dim) -> (B, F, C).
 
-    Each result is a sum of more than ten thousand products, whose rounding would be heard of in the whole network; on a
-    processor, inference adds them up in 64 bits, which at a few pictures per second costs nothing.
+    Each result is a sum of more than ten thousand products: added up exactly (`kernels.convolution.convolve_exactly`).
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
@@ -50,13 +51,8 @@ class VideoProjection(nn.Module):
         self.act = nn.PReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self._convolve(x.transpose(1, 2)).transpose(1, 2)))
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32 or torch.jit.is_tracing():
-            return self.conv(x)
-        weight, bias = self.conv.weight.double(), self.conv.bias.double()
-        return F.conv1d(x.double(), weight, bias, padding=self.conv.padding).float()
+        y = convolve_exactly(x.transpose(1, 2), self.conv.weight, self.conv.bias, *self.conv.padding)  # (B, C, F)
+        return self.act(self.norm(y.transpose(1, 2)))
 
 
 class VisualScale(nn.Module):

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, resnet18_temporal
 from lipsep.errors import ModelError
+from lipsep.kernels.depthwise import depthwise
+from lipsep.kernels.filterbank import overlap_add
 from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm
-from lipsep.layers.waveform import overlap_add
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
 from lipsep.models.released import ReleasedFile, Rules, register_released, renamed_once
@@ -79,10 +80,10 @@ class ResidualConv(DepthwiseConv):
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__(channels, kernel, bias=False)
+        self.register_buffer("identity", F.pad(torch.ones(1), (kernel // 2, kernel // 2)), persistent=False)  # (k,)
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = F.one_hot(torch.tensor(self.weight.shape[-1] // 2, device=x.device), self.weight.shape[-1])
-        return self.convolve(x, self.weight + identity)
+        return depthwise(x, self.weight + self.identity, self.bias)
 
 
 class ConvModule(nn.Module):

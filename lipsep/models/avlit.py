@@ -34,8 +34,9 @@ from torch.nn import functional as F
 
 from lipsep.encoders import autoencoder, encoder_for
 from lipsep.errors import ModelError
+from lipsep.kernels.stretching import stretch_to
 from lipsep.layers.afrcnn import AFRCNN, Adapt, released_afrcnn_key, released_global_norm_key
-from lipsep.layers.channels_last import GlobalNorm, stretch_to
+from lipsep.layers.channels_last import GlobalNorm
 from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.layers.masks import ReLUMasks
 from lipsep.models.base import SeparationModel

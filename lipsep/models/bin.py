@@ -24,19 +24,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from lipsep.encoders import autoencoder, encoder_for
 from lipsep.errors import ModelError
+from lipsep.kernels.memory_saving import rerun
+from lipsep.kernels.stretching import stretch_to
 from lipsep.layers.afrcnn import AFRCNN, Adapt, packed_once, released_afrcnn_key, released_global_norm_key
-from lipsep.layers.channels_last import GlobalNorm, stretch_to
+from lipsep.layers.channels_last import GlobalNorm
 from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.layers.masks import ReLUMasks
 from lipsep.models.base import SeparationModel
@@ -176,16 +176,6 @@ class EarlyFusion(nn.Module):
 
     def _iterate(self, both: Tensor, state: Tensor) -> Tensor:
         return self.fusion_branch(both + state, None)[0]
-
-
-def rerun(again: bool, function: Callable[..., Any], *inputs: Tensor | None) -> Any:
-    """`function(*inputs)`; with `again`, only its inputs are kept and it runs again in the backward pass.
-
-    Nothing in it may draw random numbers.
-    """
-    if again and torch.is_grad_enabled():
-        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-    return function(*inputs)
 
 
 class BIN(SeparationModel):

@@ -34,12 +34,14 @@ from torch.nn import functional as F
 from lipsep.encoders import create_encoder
 from lipsep.encoders.dp_lipcoder import DP_LIPCODERS, PAPER_LAYERS
 from lipsep.errors import ModelError
-from lipsep.layers.arranged import Arranged
+from lipsep.kernels.arranged import Arranged
+from lipsep.kernels.conv_glu import conv_glu
+from lipsep.kernels.linear import linear, packed_matrix
+from lipsep.kernels.memory_saving import in_pieces
 from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, LayerScale, pool_to
-from lipsep.layers.conv_glu import conv_glu
 from lipsep.layers.dropout import Dropout
 from lipsep.layers.heat import HeatDiffusion
-from lipsep.layers.packed_linear import PackedLinear, linear, packed_matrix
+from lipsep.layers.packed_linear import PackedLinear
 from lipsep.layers.relative_attention import RelativeAttention
 from lipsep.layers.visual_fusion import AVFusion, TopDownAttention, VideoProjection, VisualFusion
 from lipsep.layers.waveform import AudioDecoder, AudioEncoder
@@ -105,10 +107,6 @@ class DolphinConfig:
 # --- Blocks ----------------------------------------------------------------------------------------------------------
 
 
-STEPS_AT_ONCE = 1024
-"""Time steps that a feed-forward network handles together without gradients: its hidden layer stays in the cache."""
-
-
 class FeedForward(Arranged):
     """Gated feed-forward network with a depthwise convolution, added to its input. Shape: (B, T, C) -> (B, T, C)."""
 
@@ -124,23 +122,23 @@ class FeedForward(Arranged):
 
     def arrange(self) -> tuple[Tensor, ...]:
         """Weight and bias of the last map with the gain behind it."""
-        weight, bias = self.scale.into(self.contract)
+        return self.scale.into(self.contract)
+
+    def pack(self, *arranged: Tensor) -> tuple[Tensor, ...]:
+        """The weight in oneDNN's own order where it has one."""
+        weight, bias = arranged
         return packed_matrix(weight), bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or self.training:
-            return x + self.dropout(F.linear(self._hidden(x), *self.scale.into(self.contract)))
-        weight, bias = self.arranged() if self.is_arranged else self.scale.into(self.contract)
-        y = torch.empty_like(x)
-        for start in range(0, x.shape[1], STEPS_AT_ONCE):
-            now, first = slice(start, start + STEPS_AT_ONCE), max(start - 1, 0)
-            hidden = self._hidden(x[:, first : now.stop + 1])  # the convolution reaches one step into both neighbours
-            y[:, now] = linear(hidden[:, start - first : start - first + STEPS_AT_ONCE], weight, bias, plus=x[:, now])
-        return y
+        return in_pieces(self._hidden, self._contracted, x, whole=self.training)
 
     def _hidden(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, hidden / 2)"""
-        return conv_glu(self.conv, self.dropout, self.expand(self.norm(x)))
+        return conv_glu(self.expand(self.norm(x)), self.conv.weight, self.conv.bias, self.dropout.rate)
+
+    def _contracted(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """(B, T, hidden / 2), (B, T, C) -> (B, T, C)"""
+        return linear(hidden, *self.arranged(), plus=x, dropout=self.dropout.rate)
 
 
 class CoarseSelfAttention(nn.Module):

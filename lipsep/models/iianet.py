@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, resnet18_3d
 from lipsep.errors import ModelError
-from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, nearest_steps, stretch_to
+from lipsep.kernels.stretching import nearest_steps, stretch_to
+from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm
 from lipsep.layers.filterbank import FilterbankDecoder, FilterbankEncoder
 from lipsep.layers.masks import ReLUMasks
 from lipsep.layers.top_down import BottomUp, ConvNorm, IntraAttention, TopDown

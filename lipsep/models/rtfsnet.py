@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from lipsep.encoders import create_encoder, resnet18_3d
 from lipsep.errors import ModelError
-from lipsep.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, pool_to, stretch_to
+from lipsep.kernels.stretching import stretch_to
+from lipsep.layers.channels_last import BatchNorm, DepthwiseConv, GlobalNorm, pool_to
 from lipsep.layers.time_frequency import (
     DepthwiseConv2d,
     Gateway,

@@ -30,7 +30,8 @@ from torch.nn import functional as F
 from lipsep.constants import SAMPLES_PER_FRAME
 from lipsep.encoders import create_encoder, resnet18_3d
 from lipsep.errors import ModelError
-from lipsep.layers.channels_last import BatchNorm, stretch_to
+from lipsep.kernels.stretching import stretch_to
+from lipsep.layers.channels_last import BatchNorm
 from lipsep.layers.memory import Memory, Totals, shares
 from lipsep.layers.sru import SRU
 from lipsep.layers.time_frequency import (

@@ -23,7 +23,9 @@ from torch.nn import functional as F
 
 from lipsep.encoders import encoder_for, shufflenet_tcn
 from lipsep.encoders.resnet18_3d import BLOCKS_PER_STAGE, CHANNELS, BasicBlock
-from lipsep.layers.picture_conv import FoldedNorm, PictureConv, conv_norm, convolve, folded, packed
+from lipsep.kernels.convolution import convolve, folded
+from lipsep.kernels.spectrogram import analyse_spectrum, multiply_spectra, synthesise_spectrum
+from lipsep.layers.picture_conv import FoldedNorm, PictureConv, conv_norm
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import register_model
 from lipsep.models.released import ReleasedFile, register_released, within
@@ -100,7 +102,7 @@ class DoublingConv(PictureConv):
         weight, bias = folded(self.weight, self.bias, *self._norm)
         above, same, below = weight.unbind(2)
         upper, lower = torch.stack([above, same + below], 2), torch.stack([above + same, below], 2)
-        return packed(torch.cat([upper, lower]), padding=self.padding), torch.cat([bias, bias])
+        return torch.cat([upper, lower]), torch.cat([bias, bias])
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_arranged:
@@ -171,29 +173,27 @@ class VisualVoice(SeparationModel):
         self.check_inputs(mixture, lips, self.config.lip_size)
         self.check_faces(mixture, faces)
         gain = self.gain(mixture)  # (B, 1)
-        spectrum = self.analyse(mixture * gain)  # (B, 256, 4 F')
+        spectrum = self.analyse(mixture * gain)  # (B, 2, 256, 4 F')
         identity = None if self.face_encoder is None else self.face_encoder(faces)  # (B, C_f)
-        masked = F.pad(spectrum * self.mask(spectrum, lips, identity), (0, 0, 0, 1))  # (B, 257, 4 F')
-        return (torch.istft(masked, N_FFT, HOP, WINDOW, self.window, length=mixture.shape[1]) / gain).unsqueeze(1)
+        masked = multiply_spectra(spectrum, self.mask(spectrum, lips, identity))
+        masked = F.pad(masked, (0, 0, 0, 1))  # (B, 2, 257, 4 F')
+        return (synthesise_spectrum(masked, self.window, N_FFT, HOP, mixture.shape[1]) / gain).unsqueeze(1)
 
     def gain(self, mixture: Tensor) -> Tensor:
         """Brings mixtures (B, T) to the level that the network is used to: (B, 1)."""
         return self.config.input_level / mixture.square().mean(1, keepdim=True).sqrt().clamp(min=QUIETEST)
 
     def analyse(self, sound: Tensor) -> Tensor:
-        """Complex spectrogram (B, 256, 4 F') of sounds (B, T), filled up with silence to four columns per frame."""
+        """Spectrogram of sounds (B, T), filled up with silence to four columns per frame: (B, 2, 256, 4 F')."""
         n_samples = sound.shape[1]
-        n_frames = -(-(n_samples // HOP + 1) // COLUMNS_PER_FRAME)
+        n_frames = (n_samples // HOP + COLUMNS_PER_FRAME) // COLUMNS_PER_FRAME  # of 1 + n // HOP columns, rounded up
         filled = self.fit_length(sound, max(n_samples, (COLUMNS_PER_FRAME * n_frames - 1) * HOP))
-        spectrum = torch.stft(filled, N_FFT, HOP, WINDOW, self.window, pad_mode="constant", return_complex=True)
-        return spectrum[:, :ROWS]
+        return analyse_spectrum(filled, self.window, N_FFT, HOP)[:, :, :ROWS]
 
     def mask(self, spectrum: Tensor, lips: Tensor, identity: Tensor | None) -> Tensor:
-        """Complex mask (B, 256, 4 F') of a mixture's spectrogram; identity: (B, C_f) of the faces."""
-        picture = torch.view_as_real(spectrum).permute(0, 3, 1, 2)  # (B, 2, 256, 4 F')
-        visual = self._visual(lips, identity, spectrum.shape[-1] // COLUMNS_PER_FRAME)
-        real, imaginary = (self.config.mask_limit * self.unet(picture, visual)).to(picture.dtype).unbind(1)
-        return torch.complex(real, imaginary)
+        """Complex mask of a mixture's spectrogram, (B, 2, 256, 4 F') both; identity: (B, C_f) of the faces."""
+        visual = self._visual(lips, identity, spectrum.shape[3] // COLUMNS_PER_FRAME)
+        return (self.config.mask_limit * self.unet(spectrum, visual)).to(spectrum.dtype)
 
     def _visual(self, lips: Tensor, identity: Tensor | None, n_frames: int) -> Tensor:
         """What the face and each frame of the lips tell, the last frame as often as needed: -> (B, C_v, n_frames)."""

@@ -2,9 +2,9 @@
 
 The graph's lengths come in steps (`Lengths`) at which every resolution of the network is a whole number of steps, so
 that nothing in it depends on remainders. It is written by PyTorch's tracing exporter: the newer one, which reasons
-about lengths symbolically, does not get through the nested divisions of a U-net's lengths. What tracing fixes that
-should not be fixed is found by the comparison with PyTorch at three lengths and two batches, without which nothing is
-written.
+about lengths symbolically, does not get through the nested divisions of a U-net's lengths. While it is written, every
+operation takes its exported form (`lipsep.kernels.exporting`). What tracing fixes that should not be fixed is found by
+the comparison with PyTorch at three lengths and two batches, without which nothing is written.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import ModelError
+from lipsep.kernels.exporting import exporting
 from lipsep.models.base import SeparationModel
-from lipsep.onnx.forms import in_onnx_operators, traceable_tensors
 from lipsep.onnx.runtime import FORMAT, open_session
 from lipsep.system.outputs import whole_file
 from lipsep.version import __version__
@@ -114,10 +114,10 @@ def _write_graph(model: SeparationModel, lengths: Lengths, file: Path, precision
     axes["mixture"][1] = axes["voices"][2] = "samples"
     axes["lips"][frames] = "frames"
     try:
-        with warnings.catch_warnings(), torch.no_grad(), traceable_tensors():
+        with warnings.catch_warnings(), torch.no_grad(), exporting():
             warnings.simplefilter("ignore")  # of tracing: what it fixes is compared below; and that it is the older way
             torch.onnx.export(
-                in_onnx_operators(model),
+                model,
                 inputs,
                 str(file),
                 dynamo=False,

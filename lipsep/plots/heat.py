@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lipsep.layers.heat import diffuse
+from lipsep.kernels.heat import diffuse
 from lipsep.plots.style import PAGE_IN, figure
 
 DIFFUSIVITY, DURATION = 0.8, 1.2  # the paper's alpha and t; their product is k in Eq. 4

@@ -74,7 +74,7 @@ class MacCounts:
     """What is executed, and what the program `counter` of the literature would have said of the published code.
 
     `saved` is what the published code executes on top of `true`, because lipsep maps coarse sequences before it
-    stretches them (`lipsep.layers.afrcnn.stretched_linear`); it says nothing of transforms.
+    stretches them (`lipsep.kernels.stretching.stretched_linear`); it says nothing of transforms.
     """
 
     true: Macs

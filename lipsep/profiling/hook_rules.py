@@ -21,7 +21,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lipsep.layers.channels_last import GlobalNorm
 from lipsep.layers.filterbank import FilterbankDecoder
 
 Rule = Callable[..., int]
@@ -131,6 +130,7 @@ HOOK_RULES: dict[str, dict[str, Rule]] = {
         **_named(_per_element(1), *_POOLS),
         **_named(_norm(3), "batch_norm", "instance_norm"),
         **_named(_norm(2), "layer_norm", "group_norm"),
+        **_named(_per_element(2), "global_norm"),
         "recurrent": _recurrent({"lstm": 10, "gru": 7, "rnn_tanh": 1, "rnn_relu": 1}),
     },
     "thop": {
@@ -150,13 +150,8 @@ def _filterbank_by_output(layer: FilterbankDecoder, inputs: tuple[Tensor], outpu
     return output.numel() * channels * kernel - inputs[0].numel() * kernel
 
 
-def _gain_and_bias(_layer: GlobalNorm, _inputs: tuple[Tensor], output: Tensor) -> int:
-    """An affine norm counts twice per element; here gain and bias are applied outside the norm's own call."""
-    return output.numel()
-
-
 LAYER_RULES: dict[str, dict[type[nn.Module], Rule]] = {
-    "ptflops": {GlobalNorm: _gain_and_bias},
+    "ptflops": {},
     "thop": {FilterbankDecoder: _filterbank_by_output},
 }
 """What layers add to what their functional calls count: rule(layer, inputs, output)."""

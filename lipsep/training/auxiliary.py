@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lipsep.errors import ModelError
-from lipsep.layers.channels_last import stretch_to
+from lipsep.kernels.stretching import stretch_to
 from lipsep.models.base import SeparationModel
 from lipsep.models.dolphin import Dolphin
 

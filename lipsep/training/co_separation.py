@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lipsep.errors import ModelError
+from lipsep.kernels.spectrogram import as_complex, as_pairs
 from lipsep.losses import mask_error, triplet
 from lipsep.models.base import SeparationModel
 from lipsep.models.visualvoice import FaceEncoder, VisualVoice
@@ -52,9 +53,10 @@ class CoSeparation(nn.Module):
     ) -> Tensor:
         """Shape: mixture (4B, T), lips (4B, F, S, S), sources (4B, 1, T), faces (4B, 3, P, P) -> ()."""
         gain = model.gain(mixture)  # (4B, 1)
-        mixed, spoken = model.analyse(mixture * gain), model.analyse(sources[:, 0] * gain)  # (4B, 256, 4 F')
+        mixed, spoken = model.analyse(mixture * gain), model.analyse(sources[:, 0] * gain)  # (4B, 2, 256, 4 F')
         identity = None if model.face_encoder is None else model.face_encoder(faces)  # (4B, C)
-        mask = model.mask(mixed, lips, identity)
+        mask = as_complex(model.mask(mixed, lips, identity))  # (4B, 256, 4 F')
+        mixed, spoken = as_complex(mixed), as_complex(spoken)
         loss = ROWS * mask_error(mask, spoken, mixed, model.config.mask_limit)
         of_truth = (torch.rand(2) < TRUE_VOICES).tolist()
         voices = {truth: self._listen(spoken if truth else mask * mixed) for truth in set(of_truth)}
@@ -64,7 +66,7 @@ class CoSeparation(nn.Module):
 
     def _listen(self, spectrum: Tensor) -> Tensor:
         """Whose voices these are: complex (4B, 256, 4 F') -> (B, 4, C)."""
-        return self.voice_encoder(torch.view_as_real(spectrum).permute(0, 3, 1, 2)).unflatten(0, (-1, ROWS))
+        return self.voice_encoder(as_pairs(spectrum)).unflatten(0, (-1, ROWS))
 
 
 def matching(voices: Tensor, faces: Tensor) -> Tensor:

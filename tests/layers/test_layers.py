@@ -11,13 +11,10 @@ from torch import nn
 
 from lipsep.encoders import create_encoder
 from lipsep.encoders.front_conv import FrontConv
-from lipsep.layers import channels_last
+from lipsep.kernels.arranged import Arranged
 from lipsep.layers.afrcnn import StretchedLinear, packed_once
-from lipsep.layers.arranged import Arranged
-from lipsep.layers.channels_last import DepthwiseConv
 from lipsep.layers.packed_linear import PackedLinear
 from lipsep.layers.picture_conv import conv_norm
-from lipsep.layers.prelu import PReLU
 from lipsep.models.visualvoice import DoublingConv, FaceEncoder, SpectrogramUNet
 
 
@@ -83,47 +80,13 @@ def test_what_was_prepared_is_forgotten_with_other_weights():
         assert network.double()(x.double()).dtype == torch.float64
 
 
-# --- Layers with gradients of their own -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize(("times", "length"), [((13, 7, 4), 13), ((8, 4, 2), 8), ((7, 9, 3), 7)])
-def test_stretched_maps_train_as_if_everything_were_stretched_and_put_side_by_side(times, length, packed):
+def test_stretched_maps_forget_what_was_packed(packed):
     torch.manual_seed(0)
-    parts = [torch.randn(2, time, size, requires_grad=True) for time, size in zip(times, (3, 4, 5), strict=True)]
-    layer = StretchedLinear([3, 4, 5], 6)
+    parts, layer = [torch.randn(2, time, size) for time, size in ((13, 3), (7, 4))], StretchedLinear([3, 4], 6)
+    expected = layer(parts, 13)
     with packed_once(layer) if packed else nullcontext():
-        y = layer(parts, length)
-    wide = torch.cat([nn.functional.interpolate(part.mT, length).mT for part in parts], 2)
-    expected = nn.functional.linear(wide, layer.weight, layer.bias)
-    torch.testing.assert_close(y, expected)
-    leaves, seen = (*parts, layer.weight, layer.bias), torch.randn_like(y)
-    gradients = (torch.autograd.grad((x * seen).sum(), leaves, retain_graph=True) for x in (y, expected))
-    for found, wanted in zip(*gradients, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer(parts, 13), expected)
     with torch.no_grad():
         layer.weight.zero_()
-    torch.testing.assert_close(layer(parts, length), layer.bias.expand_as(y))  # nothing packed stays behind
-
-
-@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5, 1.0])
-def test_the_quick_prelu_has_the_gradients_of_pytorchs(slope):
-    layer, plain, x = PReLU(), nn.PReLU(init=slope), torch.randn(2, 9, 3, requires_grad=True)
-    layer.load_state_dict(plain.state_dict())
-    seen = torch.randn_like(x)
-    gradients = [torch.autograd.grad((act(x) * seen).sum(), (x, act.weight)) for act in (layer, plain)]
-    torch.testing.assert_close(layer(x), plain(x))
-    torch.testing.assert_close(*gradients)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [1, 5])
-@pytest.mark.parametrize("time", [1, 2, 4, 75])
-def test_depthwise_filters_have_gradients_in_short_sequences_and_in_pieces(time, kernel, stride, monkeypatch):
-    monkeypatch.setattr(channels_last, "CACHED_PRODUCTS", 1)
-    conv = DepthwiseConv(3, kernel, stride).double()
-    x = torch.randn(2, time, 3, dtype=torch.double, requires_grad=True)
-    plain = nn.functional.conv1d(x.mT, conv.weight, conv.bias, stride, kernel // 2, groups=3).mT
-    leaves, seen = (x, conv.weight, conv.bias), torch.randn_like(plain)
-    gradients = [torch.autograd.grad((y * seen).sum(), leaves) for y in (conv(x), plain)]
-    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(layer(parts, 13), layer.bias.expand_as(expected))

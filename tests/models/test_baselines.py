@@ -12,8 +12,7 @@ from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 from lipsep.checkpoints.folder import load_released
 from lipsep.encoders import create_encoder
 from lipsep.errors import ModelError, WeightsError
-from lipsep.layers.afrcnn import stretched_linear
-from lipsep.layers.channels_last import stretch_to
+from lipsep.kernels.stretching import stretch_to, stretched_linear
 from lipsep.models import create_model
 from lipsep.models.av_convtasnet import DilatedConv
 from lipsep.models.released import released_model

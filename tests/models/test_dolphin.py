@@ -19,15 +19,12 @@ from lipsep.encoders import list_encoders
 from lipsep.encoders.dp_lipcoder import DPLipCoder, LinearSpaceAttention, LipDecoder
 from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import ModelError, WeightsError
-from lipsep.kernels.taylor import TaylorAttention
-from lipsep.layers import relative_attention
-from lipsep.layers.arranged import Arranged
-from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm, stretch_to
-from lipsep.layers.dropout import Dropout
-from lipsep.layers.heat import HeatDiffusion, diffuse
+from lipsep.kernels.arranged import Arranged
+from lipsep.kernels.memory_saving import STEPS_AT_ONCE
+from lipsep.layers.heat import HeatDiffusion
 from lipsep.layers.relative_attention import RelativeAttention
 from lipsep.models import create_model
-from lipsep.models.dolphin import STEPS_AT_ONCE, Dolphin, DolphinConfig, FeedForward
+from lipsep.models.dolphin import Dolphin, DolphinConfig, FeedForward
 from lipsep.models.keys.dolphin import released_key
 from lipsep.models.released import released_model
 
@@ -191,83 +188,7 @@ def test_a_misfitting_published_key_is_named(damage: Callable, message: str, fil
         released_model("dolphin", [state])
 
 
-# --- Heat diffusion --------------------------------------------------------------------------------------------------
-
-
-def dense_diffuse(x: Tensor, k: Tensor) -> Tensor:
-    """The definition, with a T x T matrix: x (B, T, C), k (C,) -> (B, T, C)."""
-    time = x.shape[1]
-    n = torch.arange(time, dtype=x.dtype)
-    dct = torch.cos(math.pi * n[:, None] * (2 * n + 1) / (2 * time)) * math.sqrt(2 / time)
-    dct[0] /= math.sqrt(2)
-    gains = torch.exp(-k * (math.pi * n[:, None] / time) ** 2)  # (T, C)
-    return dct.t() @ (gains * (dct @ x))
-
-
-@pytest.mark.parametrize("time", [1, 2, 3, 7, 16, 125, 500, 2_001])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_heat_diffusion_equals_its_dense_definition(time: int, batch: int) -> None:
-    k = torch.tensor([-0.4, 0.0, 1e-3, 0.1, 0.7, 1.0, 1.9, 30.0, 5e3], dtype=torch.double)
-    x = torch.randn(batch, time, len(k), dtype=torch.double)
-    expected = dense_diffuse(x, k)
-    torch.testing.assert_close(diffuse(x, k), expected, rtol=1e-9, atol=1e-9)
-    found = diffuse(x.float(), k.float())
-    assert snr_db(expected[..., 1:], found[..., 1:]) > 110
-
-
-@pytest.mark.parametrize("time", [1, 2, 5, 8])
-def test_heat_diffusion_has_the_right_gradients(time: int) -> None:
-    x = torch.randn(2, time, 3, dtype=torch.double, requires_grad=True)
-    k = torch.tensor([-0.3, 0.1, 1.5], dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(diffuse, (x, k))
-
-
-def test_heat_diffusion_in_single_precision_has_the_dense_gradients() -> None:
-    x, k = torch.randn(2, 300, 4), torch.tensor([0.05, 0.4, 1.0, 4.0])
-    weights = torch.randn(2, 300, 4)
-    gradients = []
-    for function in (diffuse, dense_diffuse):
-        leaves = [x.clone().requires_grad_(), k.clone().requires_grad_()]
-        (function(*leaves) * weights).sum().backward()
-        gradients.append([leaf.grad for leaf in leaves])
-    for found, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("time", [32, 33, 125, 2_001])
-def test_short_kernels_equal_the_dense_definition(time: int) -> None:
-    operator = HeatDiffusion(9, as_published=False)
-    with torch.no_grad():
-        operator.k.copy_(torch.tensor([-0.4, 0.0, 1e-3, 0.1, 0.7, 1.0, 1.9, 8.0, 5e3]))
-        operator.prepare_for_inference()
-        x = torch.randn(2, time, 9)
-        expected = dense_diffuse(x.double(), operator.k.double())
-        found = operator.diffuse(x)
-    assert operator.by_fft.tolist() == [0, 2, 3, 4, 8]  # a small k falls slowly, a large one is wide; 0 changes nothing
-    for channel in range(1, 9):
-        assert snr_db(expected[..., channel], found[..., channel]) > 105
-
-
-def test_short_kernels_have_the_dense_gradients() -> None:
-    operator = HeatDiffusion(8, as_published=False)
-    with torch.no_grad():
-        operator.k.copy_(torch.tensor([1e-4, 0.1, 0.9, 1.0, 1.1, 1.5, 1.9, 8.0]))
-    x, weights = torch.randn(2, 1_001, 8, requires_grad=True), torch.randn(2, 1_001, 8)
-    exact_x, exact_k = (t.detach().double().requires_grad_() for t in (x, operator.k))
-    y, expected = operator.diffuse(x), dense_diffuse(exact_x, exact_k)
-    for each in (y, expected):
-        (each * weights).sum().backward()
-    torch.testing.assert_close(operator.k.grad.double(), exact_k.grad, rtol=1e-3, atol=1e-3)
-    for channel in range(8):
-        assert snr_db(expected.detach()[..., channel], y.detach()[..., channel]) > 105
-        assert snr_db(exact_x.grad[..., channel], x.grad[..., channel]) > 105
-
-
-def test_kernels_are_no_longer_than_needed() -> None:
-    operator = HeatDiffusion(3, as_published=False)  # k = 1
-    operator.prepare_for_inference()
-    assert operator.kernels.shape == (3, 1, 1, 27)
-    assert not len(operator.by_fft)
+# --- Layers (their operations alone: tests/kernels) -------------------------------------------------------------------
 
 
 def test_what_was_prepared_still_trains() -> None:
@@ -280,32 +201,6 @@ def test_what_was_prepared_still_trains() -> None:
     unprepared = HeatDiffusion(4, as_published=False)
     unprepared.load_state_dict(operator.state_dict())
     assert torch.equal(operator(x), unprepared(x))
-
-
-# --- Other layers ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [3, 5, 65])
-def test_depthwise_convolution_equals_conv1d_with_its_gradients(kernel: int, stride: int) -> None:
-    conv, x = DepthwiseConv(5, kernel, stride).double(), torch.randn(2, 40, 5, dtype=torch.double, requires_grad=True)
-    plain = torch.nn.functional.conv1d(x.mT, conv.weight, conv.bias, stride, kernel // 2, groups=5).mT
-    torch.testing.assert_close(conv(x), plain)
-    weights = torch.randn_like(plain)
-    leaves = (x, conv.weight, conv.bias)
-    found = torch.autograd.grad((conv(x) * weights).sum(), leaves)
-    for gradient, expected in zip(found, torch.autograd.grad((plain * weights).sum(), leaves), strict=True):
-        torch.testing.assert_close(gradient, expected)
-
-
-def test_global_norm_is_the_same_with_and_without_gradients() -> None:
-    norm = GlobalNorm(6, eps=1e-8)
-    torch.nn.init.normal_(norm.weight)
-    x = 5 + torch.randn(2, 50, 6)
-    expected = torch.nn.functional.group_norm(x.mT, 1, norm.weight, norm.bias, 1e-8).mT
-    torch.testing.assert_close(norm(x), expected, rtol=1e-3, atol=1e-4)
-    with torch.no_grad():
-        torch.testing.assert_close(norm(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("reach", [5, 2_000])
@@ -322,41 +217,6 @@ def test_relative_attention_equals_the_formula_with_an_l_l_d_tensor(length: int,
     torch.testing.assert_close(attention(x, relative), expected, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(attention(x, relative), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("length", [1, 5])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_attention_made_again_in_the_backward_pass_has_the_right_gradients(
-    length: int, dropout: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relative_attention, "QUERIES_AT_ONCE", 2)
-    monkeypatch.setattr(relative_attention, "LOGITS_AT_ONCE", 6 * length)  # pieces of 3 heads and 2 rows
-    q, k, v = (torch.randn(4, length, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    distances = torch.randn(3, 2 * length - 1, dtype=torch.float64, requires_grad=True)
-
-    def attend(*given: Tensor | None) -> Tensor:
-        torch.manual_seed(0)  # what is dropped
-        return relative_attention.AttendAgain.apply(*given, dropout)
-
-    torch.autograd.gradcheck(attend, (q, k, v, distances))
-    torch.autograd.gradcheck(attend, (q, k, v, None))
-
-
-def test_linear_attention_made_again_in_the_backward_pass_has_the_right_gradients() -> None:
-    q, k, v = (torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    torch.autograd.gradcheck(TaylorAttention.apply, (q, k, v))
-
-
-def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
-    torch.manual_seed(0)
-    layer, x = Dropout(0.05), torch.ones(1_000_001, requires_grad=True)
-    y = layer(x)
-    y.sum().backward()
-    assert float((y == 0).float().mean()) == pytest.approx(0.05, abs=1e-3)
-    assert torch.equal(x.grad, y) and y.unique().tolist() == pytest.approx([0, 1 / 0.95], rel=1e-4)
-    kept = y.detach() > 0
-    assert float((kept[1:] & kept[:-1]).float().mean()) == pytest.approx(0.95**2, abs=2e-3)  # neighbours know nothing
-    assert not torch.equal(y, layer(x)) and layer.eval()(x) is x
 
 
 def test_the_plain_form_gives_the_same_voices_and_gradients() -> None:
@@ -397,12 +257,6 @@ def test_linear_attention_weighs_by_the_taylor_expansion_of_exp() -> None:
     out = (weights / weights.sum(-1, keepdim=True)) @ v
     expected = x + layer.to_out(out.transpose(1, 2).reshape(2, 25, 128)).view_as(x)
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("time", "length"), [(25, 3_997), (27, 4_333), (13, 25), (7, 13), (250, 500), (5, 5)])
-def test_stretching_is_nearest_neighbour(time: int, length: int) -> None:
-    x = torch.randn(2, time, 3)
-    assert torch.equal(stretch_to(x, length), torch.nn.functional.interpolate(x.mT, length, mode="nearest").mT)
 
 
 # --- DP-LipCoder -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from lipsep.errors import OutputError
+from lipsep.kernels.exporting import is_exporting
 from lipsep.system.outputs import whole_file
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
@@ -51,6 +53,7 @@ def takes(*tensors: Tensor | None) -> bool:
             x is None or (type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32)
             for x in tensors
         )
+        and not is_exporting()
         and not torch.jit.is_tracing()
         and not torch.compiler.is_compiling()
         and _get_current_dispatch_mode() is None
@@ -101,7 +104,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     with _LOCK:  # threads that come at once wait for one compiler
         try:
             return ctypes.CDLL(str(_compiled())), "compiled for this processor"
-        except (_Unavailable, OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
+        except (_Unavailable, OutputError, OSError, RuntimeError) as error:  # RuntimeError: no home folder
             return None, f"PyTorch alone, which is slower: {error}"
 
 
@@ -140,6 +143,8 @@ def _compile(compiler: list[str], made: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_PATIENCE_S)
         except subprocess.TimeoutExpired:
             raise _Unavailable(f"{compiler[0]} took more than {COMPILER_PATIENCE_S} s to compile its kernels") from None
+        except OSError as error:  # said here, or `whole_file` would take it for the disk's
+            raise _Unavailable(f"{compiler[0]} cannot be run: {error.strerror}") from None
         if done.returncode == 0:
             return
     raise _Unavailable(f"{compiler[0]} could not compile its kernels: {_first_error(done.stderr)}")

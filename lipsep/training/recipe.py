@@ -215,7 +215,10 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     pretraining = [_part(content, name) for name in ("lip_reading", "lip_pictures", "lip_coder")]
     with_output = [(part, ("output",)) for part in (content, *pretraining)]
     teachers = [(_part(part, "teacher"), ("weights", "targets")) for part in pretraining]
-    corpora = (_part(content, "data"), ("finished", "published", "filmed", "unfilmed", "noises", "prepared"))
+    data = _part(content, "data")
+    if "published" in data:  # as 0.1 called it; renamed here, so that it may change what a newer recipe says
+        data["finished"] = data.pop("published")
+    corpora = (data, ("finished", "filmed", "unfilmed", "noises", "prepared"))
     parts = [corpora, *with_output, *teachers]
     model = _part(content, "model")
     for key in ("initial_weights", "initial_separator"):

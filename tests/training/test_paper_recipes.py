@@ -86,3 +86,10 @@ def test_mixtures_of_papers_are_of_different_people_at_the_lists_levels(name):
     mixing = load_recipe(RECIPES / f"{name}.yaml").data.mixing
     assert mixing["distinct_talkers"] and mixing["alike"] == 0 and mixing["aligned"] == 0
     assert mixing["gain_db"] == (0.0 if name in ("baselines/visualvoice", "bin/ntcd_timit") else 10.0)
+
+
+def test_a_recipe_of_0_1_may_extend_one_of_today(tmp_path):
+    """`data.published` was the name of `data.finished`."""
+    child = tmp_path / "child.yaml"
+    child.write_text(f"extends: {RECIPES}/dolphin/dolphin_lrs2_2mix.yaml\ndata: {{published: here}}\n")
+    assert load_recipe(child).data.finished == tmp_path / "here"

@@ -205,7 +205,7 @@ def recipe(folder, base: str, **parts) -> Path:
 
 
 def test_the_papers_recipe_trains_on_a_published_folder(published, tmp_path):
-    data = {"published": str(published), "mixing": {"segment_s": 0.64}}
+    data = {"finished": str(published), "mixing": {"segment_s": 0.64}}
     trained = load_model(str(train(recipe(tmp_path, "dolphin_lrs2_2mix", data=data))))
     assert np.isfinite(trained.metadata["validation"]["val_si_snri"]) and trained.lip_recipe == "mouth_88"
 
@@ -222,7 +222,7 @@ def test_clean_voices_of_a_published_folder_come_with_their_mouths(published):
 
 
 def test_the_papers_encoder_is_taught_by_the_mouths_of_a_published_folder(published, tmp_path):
-    data = {"published": str(published), "mixing": {"segment_s": 0.4}}
+    data = {"finished": str(published), "mixing": {"segment_s": 0.4}}
     coder = {
         "teacher": {"name": "log_mel", "weights": None, "targets": "targets"}, "batch": 2, "steps_per_epoch": 2,
         "epochs": 1, "validation_examples": 2, "workers": 0, "output": "coder",

@@ -89,6 +89,7 @@ class Separator:
         batch: int | None = None,
     ) -> None:
         loaded = model if isinstance(model, torch.nn.Module) else load_model(model)
+        lip_recipe(loaded.lip_recipe)  # that there is one, before any work is done
         self.device = choose_device("cpu" if device == "auto" and loaded.processor_only else device)
         self._fingerprint, self._iterations = weights_digest(loaded)[:16], loaded.iterations
         self.model = loaded.to(self.device).prepare_for_inference()

@@ -14,6 +14,7 @@ from lipsep.errors import WeightsError
 PACKAGED = Path(__file__).parents[1] / "weights"
 DEFAULT_MODEL = "dolphin_laptop_together"
 CONFIG, WEIGHTS, PICKLES = "config.json", "model.safetensors", ("pytorch_model.bin", "model.pt", "best_model.pth")
+_LARGEST_CARD = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,15 @@ def read_card(folder: Path) -> dict[str, Any]:
     Raises:
         WeightsError: there is none, or it is no JSON object.
     """
+    path = folder / CONFIG
     try:
-        card = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST_CARD:
+            raise WeightsError(f"'{path}' is larger than {_LARGEST_CARD // 2**20} MB: it describes no model")
+        card = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise WeightsError(f"'{folder}' has no {CONFIG}: a model folder needs it beside {WEIGHTS}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"cannot read '{folder / CONFIG}': {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"cannot read '{path}': {' '.join(str(error).split())}") from error
     if not isinstance(card, dict):
-        raise WeightsError(f"'{folder / CONFIG}' is not a JSON object")
+        raise WeightsError(f"'{path}' is not a JSON object")
     return card

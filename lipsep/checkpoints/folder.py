@@ -25,19 +25,18 @@ import torch
 from torch import Tensor
 
 from lipsep.checkpoints import catalogue
+from lipsep.checkpoints.card import check_weights, described_model
 from lipsep.checkpoints.catalogue import CONFIG, DOLPHIN, PICKLES, WEIGHTS, available_weights, read_card
 from lipsep.checkpoints.hub import HUB_ID, from_hub
 from lipsep.constants import FPS
-from lipsep.errors import ModelError, WeightsError
-from lipsep.models import SeparationModel, create_model, list_models, model_config
+from lipsep.errors import WeightsError
+from lipsep.models import SeparationModel, list_models
 from lipsep.models.keys.dolphin import is_released
 from lipsep.models.released import list_released, released_model
 from lipsep.onnx.runtime import SUFFIX, OnnxModel
 from lipsep.system.outputs import whole_file
 
 FORMAT = 1
-RETIRED = {"n_src": 1, "input_level": None}
-"""Settings that lipsep 0.1 wrote for every Dolphin and only our own still have, with the value that says nothing."""
 
 
 def load_model(
@@ -94,7 +93,7 @@ def load_released(
     """
     model = released_model(name, [_read_file(Path(file)) for file in files])
     names = ", ".join(Path(file).name for file in files)
-    _check_keys(model.state_dict(), model, Path(names))
+    check_weights(model.state_dict(), model, Path(names))
     model.metadata = {"licence": "as the authors state", "provenance": f"released by the authors of {name}: {names}"}
     return model.to(map_location).eval()
 
@@ -129,7 +128,7 @@ def _load_folder(folder: Path) -> SeparationModel:
     card = read_card(folder)
     state = _read_weights(folder)
     if "lipsep" in card:
-        model = _model_of(card, folder)
+        model = described_model(card, state, folder)
     elif is_released(set(state)):
         model = released_model("dolphin", [state])
         model.metadata = {"licence": DOLPHIN.licence, "provenance": DOLPHIN.provenance, "teacher": "av_hubert"}
@@ -139,22 +138,8 @@ def _load_folder(folder: Path) -> SeparationModel:
             f"'{folder / CONFIG}' has no \"lipsep\" entry and the weights are not those of the published Dolphin: "
             "save checkpoints with lipsep.checkpoints.folder.save_model"
         )
-    _check_keys(state, model, folder)
+    check_weights(state, model, folder)
     model.load_state_dict(state)
-    return model
-
-
-def _model_of(card: dict[str, Any], folder: Path) -> SeparationModel:
-    try:
-        known = {field.name for field in dataclasses.fields(model_config(card["model"]))}
-        retired = {key for key, value in RETIRED.items() if key not in known and card["config"].get(key) == value}
-        model = create_model(card["model"], **{k: v for k, v in card["config"].items() if k not in retired})
-        model.lip_recipe, model.keeps_level = str(card["lip_recipe"]), bool(card["keeps_level"])
-    except KeyError as error:
-        raise WeightsError(f"'{folder / CONFIG}' lacks the entry {error}: the checkpoint is incomplete") from error
-    except (ModelError, TypeError) as error:
-        raise WeightsError(f"'{folder / CONFIG}' does not describe a model of this version: {error}") from error
-    model.metadata = {key: value for key, value in card.items() if key not in ("lipsep", "model", "config")}
     return model
 
 
@@ -183,20 +168,6 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
         return state
     raise WeightsError(f"'{path}' holds no state dict: a mapping from names to tensors is needed")
-
-
-def _check_keys(state: Mapping[str, Tensor], model: SeparationModel, folder: Path) -> None:
-    own = model.state_dict()
-    for what, keys in (("lack", own.keys() - state.keys()), ("have an unexpected", state.keys() - own.keys())):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise WeightsError(f"the weights in '{folder}' {what} key '{min(keys)}'{more}, for model '{model.name}'")
-    for key, tensor in state.items():
-        if tensor.shape != own[key].shape:
-            found, needed = tuple(tensor.shape), tuple(own[key].shape)
-            raise WeightsError(f"the weights in '{folder}' have '{key}' of shape {found}; {needed} is needed")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise WeightsError(f"the weights in '{folder}' have NaN or infinite values in '{key}': do not use them")
 
 
 def _unknown(name: str) -> str:

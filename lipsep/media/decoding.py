@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 
 import av
@@ -25,6 +27,8 @@ _MAX_FAILURES = 1_000  # unreadable packets, after which the rest of a file is g
 _MAX_FAILURES_IN_ROW = 20
 _FEW_FAILURES = 0.01  # of all packets: nobody will notice
 _CHANGING = ("aac", "mp2", "mp3", "ac3", "eac3", "mpeg1video", "mpeg2video", "h264", "hevc")  # told by their packets
+_STATES_LENGTHS = {"mov", "avi", "wav", "flac", "asf"}  # formats that write down how long each stream is
+_CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")  # of Matroska
 N_HEAD = 16  # frames whose timestamps tell what those of a whole sound track are worth
 _ODD_GAP_S, _ROUNDING_S = 0.25, 0.002  # what may lie between two honest frames; Matroska counts in ms
 
@@ -81,8 +85,22 @@ def demuxed(container: av.container.InputContainer, *streams: av.stream.Stream) 
         yield packet
 
 
-def decoded(container: av.container.InputContainer, stream: av.stream.Stream, name: str) -> Iterator[av.frame.Frame]:
+@dataclass
+class Losses:
+    """What of a stream could not be had."""
+
+    n_packets: int = 0
+    n_failed: int = 0  # packets that could not be decoded, and places where the file itself is broken
+    stated_s: float | None = None  # how long the file says that the stream is
+
+
+def decoded(
+    container: av.container.InputContainer, stream: av.stream.Stream, name: str, losses: Losses | None = None
+) -> Iterator[av.frame.Frame]:
     """Every frame of a stream that can be decoded; what cannot is skipped, counted and logged once (a lot: as warning).
+
+    Args:
+        losses: what is counted is told here too.
 
     Raises:
         MediaError: nothing at all can be decoded.
@@ -105,6 +123,8 @@ def decoded(container: av.container.InputContainer, stream: av.stream.Stream, na
         except av.FFmpegError:
             packet = None
         n_failures += packet is None
+        if losses is not None:
+            losses.n_packets, losses.n_failed = n_packets, n_failures
         if packet is not None:
             for frame in frames:
                 n_frames += 1
@@ -139,7 +159,9 @@ def _codec_of(packet: av.Packet) -> str | None:
     return "aac_latm" if first[0] == 0x56 and first[1] & 0xE0 == 0xE0 else None
 
 
-def sound_frames(source: Source, number: int = 0) -> Iterator[tuple[av.AudioFrame, float | None]]:
+def sound_frames(
+    source: Source, number: int = 0, losses: Losses | None = None
+) -> Iterator[tuple[av.AudioFrame, float | None]]:
     """Every frame of a sound track that can be decoded, and its time, s after time 0; None where that is not known.
 
     Timestamps that contradict the number of samples from the start (a clock of the wrong rate) are believed nowhere in
@@ -147,6 +169,7 @@ def sound_frames(source: Source, number: int = 0) -> Iterator[tuple[av.AudioFram
 
     Args:
         number: of the track, from 1; 0: the track flagged default, else the first.
+        losses: what could not be had is told here.
 
     Raises (at the first `next`):
         MediaError: the file cannot be read, or has no such sound.
@@ -154,7 +177,7 @@ def sound_frames(source: Source, number: int = 0) -> Iterator[tuple[av.AudioFram
     name, options = source_name(source), {}
     for _ in range(2):
         with open_media(source, **options) as container:
-            frames = _sound_of(container, number, name)
+            frames = _sound_of(container, number, name, losses)
             head = list(islice(frames, N_HEAD))
             believed = _stamps_agree(head)
             if not believed and not options and "mov" in container.format.name:
@@ -167,14 +190,28 @@ def sound_frames(source: Source, number: int = 0) -> Iterator[tuple[av.AudioFram
         return
 
 
-def _sound_of(container: av.container.InputContainer, number: int, name: str) -> Iterator[av.AudioFrame]:
+def _sound_of(
+    container: av.container.InputContainer, number: int, name: str, losses: Losses | None
+) -> Iterator[av.AudioFrame]:
     streams = dict(sound_streams(container))
     if not streams or (number and number not in streams):
         raise MediaError(f"'{name}' has no sound that can be decoded: there is nothing to separate.")
     stream = streams[number] if number else next(iter(streams.values()))
-    for frame in decoded(container, stream, name):
+    if losses is not None:
+        losses.stated_s = _stated_s(container, stream)
+    for frame in decoded(container, stream, name, losses):
         if frame.sample_rate in AUDIO_RATES:
             yield frame
+
+
+def _stated_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+    """How long a file says that a stream is, s; None where it does not: FFmpeg then makes guesses."""
+    if "matroska" in container.format.name:
+        found = _CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
+        return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3]) if found else None
+    if not set(container.format.name.split(",")) & _STATES_LENGTHS or not stream.duration:
+        return None
+    return float(stream.duration * stream.time_base)
 
 
 def _stamps_agree(head: list[av.AudioFrame]) -> bool:

@@ -8,20 +8,21 @@ of two channels is empty, or one is upside down. `choose_sound` finds both, over
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
 
 from lipsep.errors import MediaError
 from lipsep.media.containers import Source, open_media, sound_streams, source_name
-from lipsep.media.decoding import sound_frames
+from lipsep.media.decoding import Losses, sound_frames
 
 AUTO, MIX = "auto", "mix"
 SILENT_DBFS = -70.0  # a track is silent if no frame of it is louder: muted microphones hiss at -80 and below
 FRAME = 640  # samples at 16 kHz
 EMPTY_DB = -40.0  # a channel this far below the other carries nothing but what leaks into it
 OPPOSITE = -0.5  # correlation of two channels from which on one of them is upside down
+MISSING_S, MISSING_SHARE = 0.5, 0.1  # sound that is shorter than its file says by more than both is partly lost
 LOUDEST = 16.0  # 24 dB above full scale; only damaged floating-point sound goes beyond
 _SIDE, _SURROUND = 0.5**0.5, 0.5
 _WEIGHTS = {
@@ -141,6 +142,8 @@ class _Heard:
     gram: np.ndarray | None = None  # (2, 2) of two-channel frames, sums of products
     n_unstamped: int = 0  # frames
     n_frames: int = 0
+    heard_s: float = 0.0  # of sound that could be decoded
+    losses: Losses = field(default_factory=Losses)
 
     @property
     def silent(self) -> bool:
@@ -158,7 +161,7 @@ class _Heard:
 
     def notes(self, n_tracks: int) -> list[str]:
         which = f" of sound track {self.number}" if n_tracks > 1 else ""
-        notes = []
+        notes = self._losses(which or " of the sound")
         if self.n_unstamped > 0.5 * self.n_frames:
             notes.append(f"the timestamps{which or ' of the sound'} are damaged: its pieces are joined without them")
         signs = self.track.signs
@@ -167,6 +170,19 @@ class _Heard:
             notes.append(f"the {empty} channel{which} is empty: the {full} one is heard alone, at its full level")
         elif -1 in signs:
             notes.append(f"the two channels{which} are in opposite phase: the right one is turned back")
+        return notes
+
+    def _losses(self, which: str) -> list[str]:
+        notes, lost, stated_s = [], self.losses, self.losses.stated_s or 0.0
+        if lost.n_failed:
+            notes.append(
+                f"{lost.n_failed} of {lost.n_packets} packets{which} could not be decoded: what was in them is missing"
+            )
+        if stated_s - self.heard_s > max(MISSING_S, MISSING_SHARE * stated_s):
+            notes.append(
+                f"only {self.heard_s:.1f} s{which} could be decoded, and the file says that there are {stated_s:.1f}: "
+                "the rest is missing or silent"
+            )
         return notes
 
 
@@ -187,11 +203,12 @@ def _first_that_sounds(source: Source, numbers: list[int], n_tracks: int) -> tup
 
 def _listen(source: Source, number: int) -> _Heard:
     heard = _Heard(number)
-    for frame, time_s in sound_frames(source, number):
+    for frame, time_s in sound_frames(source, number, heard.losses):
         samples = samples_of(frame)
         if not samples.size:
             continue
         heard.n_frames += 1
+        heard.heard_s += samples.shape[1] / frame.sample_rate
         heard.n_unstamped += time_s is None
         gram = samples @ samples.T  # (n_channels, n_channels)
         heard.loudest = max(heard.loudest, float(np.diag(gram).max()) / samples.shape[1])

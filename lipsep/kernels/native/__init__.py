@@ -5,19 +5,23 @@ precisions, while a model is traced or exported, and while somebody watches PyTo
 them do). `LIPSEP_NATIVE=0` in the environment turns them off.
 
 The library is kept in the user's cache folder (`$XDG_CACHE_HOME/lipsep`, else `~/.cache/lipsep`), under a name that
-tells sources, compiler and processor, so that it is compiled once for each.
+tells sources, compiler and processor, so that it is compiled once for each. It is code: a folder into which anybody
+else may write is not used.
 """
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import hashlib
 import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import threading
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,10 +51,12 @@ class _Unavailable(Exception):
 
 
 def takes(*tensors: Tensor | None) -> bool:
-    """Whether kernels may compute with these: 32-bit tensors on a processor, and nobody watches PyTorch's operators."""
+    """Whether kernels may compute with these: 32-bit tensors on a processor that are not empty (kernels begin with a
+    first element), and nobody watches PyTorch's operators."""
     return (
         all(
-            x is None or (type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32)
+            x is None
+            or (type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel())
             for x in tensors
         )
         and not is_exporting()
@@ -103,31 +109,79 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     """The library, or None, and what `status` says of it."""
     with _LOCK:  # threads that come at once wait for one compiler
         try:
-            return ctypes.CDLL(str(_compiled())), "compiled for this processor"
+            return _loaded(), "compiled for this processor"
         except (_Unavailable, OutputError, OSError, RuntimeError) as error:  # RuntimeError: no home folder
             return None, f"PyTorch alone, which is slower: {error}"
 
 
-def _compiled() -> Path:
-    """The library's file, compiled now where that was not done before."""
+def _loaded() -> ctypes.CDLL:
+    """The library, compiled now where that was not done before, or where what lies there is damaged or foreign."""
     if os.environ.get("LIPSEP_NATIVE") == "0":
         raise _Unavailable("LIPSEP_NATIVE=0 is set")
     compiler = _compiler()
     sources = [path.read_bytes() for path in (*SOURCES, *HEADERS)]
     words = "\n".join([*compiler, *FLAGS, *OPENMP, platform.machine(), _processor()])
     digest = hashlib.sha256(b"\0".join([*sources, words.encode()])).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lipsep"
-    path = folder / f"kernels-{digest}.so"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:  # another process may be doing the same
-            _compile(compiler, part)
-    return path
+    path = _cache_folder() / f"kernels-{digest}.so"
+    if path.is_file() and _is_ours_alone(path):
+        with suppress(OSError, AttributeError):  # it is not whole, or this system cannot give one back
+            library = ctypes.CDLL(str(path))
+            if hasattr(library, "attend") and hasattr(library, "conv_norm"):
+                return library
+            _ctypes.dlclose(library._handle)  # somebody else's: without this the system gives it back by its name
+    with whole_file(path) as part:  # another process may be doing the same
+        _compile(compiler, part)
+    return ctypes.CDLL(str(path))
+
+
+def _cache_folder() -> Path:
+    """Where the library is kept: a folder of this user, in which nobody else can put a library of theirs.
+
+    Raises:
+        _Unavailable: there is none.
+    """
+    wanted = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    base = wanted if wanted.is_absolute() else Path.home() / ".cache"  # a relative one means nothing, says its standard
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = base.resolve() / "lipsep"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    if not hasattr(os, "getuid"):  # Windows: the user's profile is the user's own
+        return folder
+    for place in (folder, *folder.parents):
+        if not _is_ours_alone(place, sticky_is_safe=place != folder):
+            raise _Unavailable(f"others may write to '{place}', where compiled code would be kept: chmod go-w it")
+    return folder
+
+
+def _is_ours_alone(path: Path, sticky_is_safe: bool = False) -> bool:
+    """Whether nobody but this user and the administrator can change what lies at `path`."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = path.lstat()
+    others = found.st_mode & (0o002 if _is_private(found.st_gid) else 0o022)
+    closed = not others or (sticky_is_safe and bool(found.st_mode & stat.S_ISVTX))  # as in /tmp
+    return closed and found.st_uid in (0, os.getuid()) and not stat.S_ISLNK(found.st_mode)
+
+
+def _is_private(gid: int) -> bool:
+    """Whether a group is this user alone, as many systems make one for each user."""
+    import grp
+    import pwd
+
+    try:
+        name, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return group.gr_name == name and set(group.gr_mem) <= {name}
 
 
 def _compiler() -> list[str]:
     """The compiler's command: $CXX, or what the system calls its C++ compiler."""
-    if wanted := shlex.split(os.environ.get("CXX", "")):
+    try:
+        wanted = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise _Unavailable(f"CXX cannot be read as a command ({error})") from error
+    if wanted:
         return wanted
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name):

@@ -191,7 +191,7 @@ def sound_frames(
 
 
 def _sound_of(
-    container: av.container.InputContainer, number: int, name: str, losses: Losses | None
+    container: av.container.InputContainer, number: int, name: str, losses: Losses | None = None
 ) -> Iterator[av.AudioFrame]:
     streams = dict(sound_streams(container))
     if not streams or (number and number not in streams):

@@ -16,9 +16,7 @@ import pytest
 import torch
 
 from lipsep.kernels import native
-from lipsep.kernels.attention import scaled_attention
-from lipsep.layers.channels_last import DepthwiseConv, GlobalNorm
-from lipsep.layers.fused_norm import convolve_and_normalise
+from lipsep.kernels.relative_attention import scaled_attention
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not shutil.which("cc"), reason="compiles a small library with cc"
@@ -136,9 +134,9 @@ def test_several_that_compile_at_once_all_get_a_library(found, tmp_path):
 
 def test_nothing_is_computed_of_nothing_as_pytorch_does_it():
     """No steps to convolve, no keys to attend to: a kernel would read past the end."""
-    assert not native.takes(torch.empty(2, 0, 16))
-    with pytest.raises(RuntimeError, match="Kernel size"):  # PyTorch's own
-        convolve_and_normalise(torch.empty(1, 0, 16), (DepthwiseConv(16, 5), GlobalNorm(16, 1e-8)))
+    for empty in torch.empty(2, 0, 16), torch.empty(0, 5, 16):
+        assert not native.takes(empty) and not native.takes(torch.ones(2, 5, 16), empty)
+        assert not native.takes_sequences(empty)
     q, nothing = torch.ones(1, 2, 3, 8), torch.empty(1, 2, 0, 8)
     assert torch.equal(
         scaled_attention(q, nothing, nothing), torch.nn.functional.scaled_dot_product_attention(q, nothing, nothing)

@@ -17,8 +17,8 @@ test-fast: $(VENV)/.installed
 
 # as on a processor without AVX-512, and without compiled kernels: no outcome may turn on rounding
 test-portable: $(VENV)/.installed
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest
-	LIPSEP_NATIVE=0 $(BIN)/python -m pytest
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	LIPSEP_NATIVE=0 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # the fast tests with the lowest versions that pyproject.toml declares, and with the newest that there are; torch stays as pinned
 test-lowest: RESOLUTION := lowest-direct

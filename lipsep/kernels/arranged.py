@@ -38,7 +38,7 @@ class Arranged(nn.Module):
 
     def arranged(self) -> tuple[Tensor, ...]:
         """What was kept by `prepare_for_inference`, or made now."""
-        return self._kept if self.is_arranged else self.arrange()
+        return self._kept if self._kept is not None and self.is_arranged else self.arrange()
 
     def prepare_for_inference(self) -> None:
         """Keep the arrangement until the layer trains, or gets other weights."""

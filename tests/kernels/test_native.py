@@ -72,6 +72,7 @@ def test_without_a_working_compiler_pytorch_works_alone(
     compiler: str, word: str, fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("LIPSEP_NATIVE", raising=False)
     if compiler:
         monkeypatch.setenv("CXX", compiler)
     else:

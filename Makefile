@@ -53,7 +53,7 @@ bench: $(VENV)/.installed
 # the site, in site/, without a network
 docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/mkdocs build --strict
 
 results: $(VENV)/.installed
 	$(BIN)/python scripts/make_results.py docs/results

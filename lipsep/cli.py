@@ -14,6 +14,7 @@ from lipsep.commands.evaluate import evaluate
 from lipsep.commands.export import export
 from lipsep.commands.mixtures import mixtures
 from lipsep.commands.models import models
+from lipsep.commands.people import people
 from lipsep.commands.plot import plot
 from lipsep.commands.prepare import prepare
 from lipsep.commands.profile import profile
@@ -22,6 +23,7 @@ from lipsep.commands.separate import separate
 from lipsep.commands.serve import serve
 from lipsep.commands.terminal import complain, talk
 from lipsep.commands.train import pretrain, recipes, train
+from lipsep.commands.transcribe import transcribe
 from lipsep.commands.web import web
 from lipsep.errors import plain_reason
 from lipsep.system.environment import Stopped
@@ -60,6 +62,8 @@ def _common(
 
 
 app.command()(separate)
+app.command()(people)
+app.command()(transcribe)
 app.command()(models)
 app.command()(train)
 app.command()(evaluate)

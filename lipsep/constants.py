@@ -14,6 +14,7 @@ STEP_NAMES = {
     "mixtures": "scoring mixtures",
     "separate": "separating voices",
     "write": "writing results",
+    "transcribe": "writing down speech",
 }
 
 Hook = Callable[[str, int, "int | None"], None]

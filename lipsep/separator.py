@@ -17,17 +17,18 @@ import torch
 from lipsep.checkpoints.catalogue import DEFAULT_MODEL
 from lipsep.checkpoints.folder import load_model, weights_digest
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, Hook
-from lipsep.errors import FaceError, MediaError, OptionError
-from lipsep.faces.tracks import FaceTrack, face_picture, find_faces
-from lipsep.faces.turns import N_LOOKS, turn_that_shows_faces
+from lipsep.errors import MediaError, OptionError
+from lipsep.faces.tracks import FaceTrack, face_picture
 from lipsep.lips.reading import extract_lips
 from lipsep.lips.recipes import lip_recipe
 from lipsep.lips.sync import ShiftedLips, asked_offset, find_offset
-from lipsep.media.clip import ArrayClip, Clip, FileClip
 from lipsep.media.sound import FRAME, SILENT_DBFS, is_silent, loudest_power
 from lipsep.models import SeparationModel
+from lipsep.results.people import find_people
+from lipsep.results.remix import remix_gains
 from lipsep.results.report import describe_run, finished
-from lipsep.results.run import Run
+from lipsep.results.run import Run, open_clip
+from lipsep.results.speech import find_speech
 from lipsep.results.voices import RecordedVoices, SeparatedVoices
 from lipsep.results.writing import write_results
 from lipsep.separation.device import choose_device
@@ -40,10 +41,9 @@ from lipsep.system.spool import Spool
 
 AFTER_SOUND_FRAMES = FPS  # pictures that are looked at after the sound has ended
 LEARNED_PEOPLE = 2  # who speak at a time in what models of one face are trained on
-STILL_MOUTH = 0.01  # `FaceTrack.mouth_motion` below which a face hardly speaks
 
 
-@dataclass
+@dataclass(repr=False)
 class SeparationResult:
     """What one run found. Voices are in memory only when no output folder was given."""
 
@@ -59,6 +59,22 @@ class SeparationResult:
     """True: the folder already held this very result, nothing was done, `tracks` is empty."""
     sample_rate: int = SAMPLE_RATE
     """Hz, of the voices and the residual, in memory and in files."""
+
+    def __repr__(self) -> str:
+        """Who was found, for how long each speaks, and where the results are."""
+        report, model = self.report, self.report["model"]
+        people = [
+            f"{t.get('name', t['person'])} speaks {sum(b - a for a, b in t['speech']):.1f} s" for t in report["tracks"]
+        ]
+        where = str(self.files[0].parent) if self.files else "in memory (voices, residual)"
+        warnings = report["warnings"]
+        return (
+            f"SeparationResult of '{report['input']['name']}', {report['input']['duration_s']:g} s\n"
+            f"  people    {len(people)}: {'; '.join(people)}\n"
+            f"  results   {where}, {self.sample_rate} Hz{', already there' if self.skipped else ''}\n"
+            f"  model     {model['name']} on {model['device']}, {report['seconds']['total']:.1f} s\n"
+            f"  warnings  {len(warnings)}{': ' + warnings[0] if warnings else ''}"
+        )
 
 
 class Separator:
@@ -152,7 +168,7 @@ class Separator:
             raise OptionError(f"give {', '.join(named)} within `options`, or all options by name")
         if options.streaming:
             check_streamable(self.model)
-        clip: Clip = ArrayClip(*source) if isinstance(source, tuple) else FileClip(source, options.audio_track)
+        clip = open_clip(source, options)
         settings = {
             "model": self.model.name,
             "weights": self._fingerprint,
@@ -192,9 +208,7 @@ class Separator:
                     found,
                     clip,
                     folder,
-                    recorded=RecordedVoices(found, clip) if options.rate == "original" else None,
-                    video=options.video,
-                    save_artifacts=options.save_artifacts,
+                    options=options,
                     progress=run.progress,
                     warn=run.warn,
                 )
@@ -231,14 +245,12 @@ class Separator:
         # pictures long after the sound have nothing to tell, and damaged timestamps can make hours of them
         n_seen = min(clip.n_frames, -(-len(mixture) // SAMPLES_PER_FRAME) + AFTER_SOUND_FRAMES)
         with run.step("faces"):
-            tracks = self._find_faces(run, n_seen, work)
+            tracks = find_people(run, n_seen, work)
             if options.speakers and len(tracks) < options.speakers:
                 run.warn(f"only {len(tracks)} of the {options.speakers} people asked for are visible long enough")
             if self.model.faces_at_once:
                 self._warn_of_places(run, len(tracks))
-            for track in tracks:
-                if track.mouth_motion < STILL_MOUTH:
-                    run.warn(f"the lips of person {track.person} hardly move: silent, or a picture on the wall")
+            gains = remix_gains(options, [track.person for track in tracks])  # before half an hour of work
             if run.on_faces:
                 run.on_faces(tracks)
         with run.step("lips"):
@@ -254,7 +266,7 @@ class Separator:
             n_frames = -(-len(mixture) // SAMPLES_PER_FRAME)
             needs_faces = self.model.needs_faces
             faces = [face_picture(t.thumbnail, self.model.config.face_size) for t in tracks] if needs_faces else None
-            found = SeparatedVoices(tracks, lips, mixture, [spool() for _ in tracks], spool())
+            found = SeparatedVoices(tracks, lips, mixture, [spool() for _ in tracks], spool(), options.names, gains)
             present = None if options.keep_offscreen else [heard(t.present, n_frames) for t in tracks]
             voices = (self.model, mixture.read, len(mixture), lips, present)
             common = {"device": self.device, "hook": run.progress, "warn": run.warn}
@@ -267,35 +279,8 @@ class Separator:
                 blocks = separate_windows(*voices, faces, **windows, workers=workers, **common)
             for start, block in blocks:
                 found.add(mixture.read(start, start + block.shape[1]), block)
+            found.speech = find_speech(tracks, found.voices, len(mixture), run.offset.n_frames)
         return found
-
-    def _find_faces(self, run: Run, n_seen: int, work: Path) -> list[FaceTrack]:
-        """Everyone in the first `n_seen` frames; where nobody is, the pictures are looked at the other ways up."""
-        clip, options = run.clip, run.options
-        clip.turn = 0 if options.rotate == "auto" else -int(options.rotate) % 360
-
-        def find() -> list[FaceTrack]:
-            return find_faces(
-                run.counted("faces", islice(clip.frames(), n_seen), n_seen),
-                n_frames=n_seen,
-                speakers=options.speakers,
-                detect_every_n=options.detect_every_n,
-                face_scale=options.face_scale,
-                min_visible_s=options.min_visible_s,
-                folder=work,
-            )
-
-        tracks = find()
-        if not tracks and options.rotate == "auto":
-            some = islice(clip.frames(), 0, n_seen, max(1, n_seen // N_LOOKS))
-            clip.turn = turn_that_shows_faces(frame.image for frame in some)
-            if clip.turn:
-                clockwise = 360 - clip.turn
-                run.warn(f"nobody is seen the way the pictures are stored: they are turned by {clockwise} degrees")
-                tracks = find()
-        if not tracks:
-            raise FaceError(_nobody(run))
-        return tracks
 
     def _warn_of_places(self, run: Run, n_people: int) -> None:
         """If more people are visible than the model takes at once, or fewer than it ever saw."""
@@ -318,12 +303,3 @@ class Separator:
             "levels": "of the model" if self.model.keeps_level else "least squares on the mixture, per window",
             "device": str(self.device),
         }
-
-
-def _nobody(run: Run) -> str:
-    seconds = run.n_looked_at / FPS
-    scale = run.options.face_scale
-    return (
-        f"no face in {run.n_looked_at} frames ({seconds:.1f} s) of '{run.clip.name}': somebody must be visible for at "
-        f"least {run.options.min_visible_s:g} s; if the faces are small, try --face-scale {2 * scale:g}"
-    )

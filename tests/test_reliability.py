@@ -147,6 +147,9 @@ def test_killed_at_every_step_nothing_broken_bears_a_final_name(talking, tmp_pat
         "speaker_1.wav",
         "speaker_2.mp4",
         "speaker_2.wav",
+        "who_speaks_when.csv",
+        "who_speaks_when.rttm",
+        "who_speaks_when.txt",
     ]
 
 

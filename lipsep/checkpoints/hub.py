@@ -38,20 +38,11 @@ def from_hub(
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def repository(local_files_only: bool) -> Path:
-        folder = huggingface_hub.snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=None if cache_dir is None else Path(cache_dir),
-            token=token,
-            allow_patterns=[CONFIG, WEIGHTS],
-            local_files_only=local_files_only,
-        )
-        return Path(str(folder))
-
+    files = [CONFIG, WEIGHTS]
+    which = {"revision": revision, "cache_dir": cache_dir, "token": token}
     shown = name if revision is None else f"{name} at {revision}"
     try:
-        cached = repository(local_files_only=True)
+        cached = Path(huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=True, **which))
         if (cached / WEIGHTS).is_file() or huggingface_hub.constants.HF_HUB_OFFLINE:  # else it was interrupted
             return check_download(cached)
     except LocalEntryNotFoundError:
@@ -65,7 +56,7 @@ def from_hub(
     notice = _NOTICE.format(size=f"{DOLPHIN.size / 1e6:.0f} MB") if name == DOLPHIN.name else generic
     _log.warning(notice)
     try:
-        fetched = repository(local_files_only=False)
+        fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=files, **which))
     except Exception as error:  # the hub and its network layers raise many kinds
         raise WeightsError(
             f"cannot download '{shown}' ({hub_failure(error)}), or pass a folder that holds its config.json and "

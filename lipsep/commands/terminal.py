@@ -32,13 +32,17 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     hints, own = get_type_hints(command, include_extras=True), inspect.signature(command).parameters.values()
     parameters = [each.replace(annotation=hints[each.name]) for each in own if each.name != "options"]
     for name, field in Options.model_fields.items():
-        kind = str if get_origin(field.annotation) is Literal or name == "sync" else field.annotation
+        kind, default = field.annotation, field.default
+        if get_origin(kind) is Literal or name in ("sync", "start", "end"):  # words, and h:mm:ss
+            kind, default = str | None, None if default is None else str(default)
+        elif get_origin(kind) is tuple:  # may be repeated
+            kind, default = list[str] | None, None
         flag = f"--{name.replace('_', '-')}"
         least = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
         told = typer.Option(flag, min=least, envvar=variable(name), help=field.description, show_envvar=False)
         annotation = Annotated[kind, told]
         parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
 
     @functools.wraps(command)

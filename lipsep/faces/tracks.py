@@ -19,6 +19,7 @@ MEAN_RGB = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet, in shares
 STD_RGB = np.array([0.229, 0.224, 0.225], np.float32)
 MIN_PRESENT_S = 0.5  # a person must be visible this long ...
 MIN_PRESENT_SHARE = 0.05  # ... and this share of the time of the most present person, to be reported
+STILL_MOUTH = 0.01  # `FaceTrack.mouth_motion` below which a face hardly speaks
 PIECE = 300 * FPS  # frames of landmarks that are in memory at once
 TOGETHER_S = 1.0  # people who appear within this time count as arriving together, and are ordered as one reads
 
@@ -57,6 +58,11 @@ class FaceTrack:
         gap = np.linalg.norm(upper - lower, axis=-1)
         width = np.linalg.norm(left - right, axis=-1)
         return float(np.std(gap / np.maximum(width, 1e-6)))
+
+    @property
+    def lips_move(self) -> bool:
+        """Whether the person may be speaking at all: no poster, nobody who is silent throughout."""
+        return self.mouth_motion >= STILL_MOUTH
 
 
 def face_picture(thumbnail: np.ndarray, size: int) -> np.ndarray:

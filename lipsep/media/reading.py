@@ -6,7 +6,7 @@ sound and pictures begins; frame i is what is on the screen at i / 25 s, sample 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise, zip_longest
 
@@ -157,6 +157,18 @@ def _heard_pieces(source: Source, sound: Sound, out_rate: int, n_channels: int) 
         for block in there:
             total[:, : block.shape[1]] += block
         yield total
+
+
+def between(pieces: Iterable[np.ndarray], first: int, last: int | None) -> Iterator[np.ndarray]:
+    """Samples [first, last) of pieces (..., n) that follow one another; None: to the end."""
+    position = 0
+    for piece in pieces:
+        start, stop = max(0, first - position), piece.shape[-1] if last is None else last - position
+        position += piece.shape[-1]
+        if stop <= 0:
+            return
+        if start < piece.shape[-1]:
+            yield piece[..., start:stop]
 
 
 class _Picture:

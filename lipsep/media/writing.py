@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +29,8 @@ from lipsep.system.outputs import whole_file
 _WAV_TYPES = {"PCM_16": (1, "<i2"), "FLOAT": (3, "<f4")}  # RIFF format tag, sample type
 _WAV_MAX_BYTES = 2**32 - 100  # RIFF counts in 32 bits
 _VOICE_BIT_RATE = 64_000  # bit/s per channel: transparent for AAC at 16 kHz
+_SOUND_CODECS = {".flac": "flac", ".mp3": "libmp3lame", ".opus": "libopus"}
+_OPUS_RATE = 48_000  # Hz, whatever goes in
 _H264_OPTIONS = {"crf": "22", "preset": "superfast"}  # half the time of "veryfast" for files 1.5 times as large
 _BT709, _LIMITED_RANGE = 1, 1  # ITU-T H.273: the colours of HD video
 _MAX_REORDERED = 32  # pictures; no codec reorders more
@@ -117,11 +119,18 @@ def mux(video_source: Source, wav_path: str | os.PathLike, out_path: str | os.Pa
         MediaError: a file cannot be read, has no pictures or no sound, or its pictures cannot be copied.
         OutputError: the result cannot be written.
     """
+    return mux_tracks(video_source, [("", wav_path)], out_path)
+
+
+def mux_tracks(
+    video_source: Source, sounds: Sequence[tuple[str, str | os.PathLike]], out_path: str | os.PathLike
+) -> Path:
+    """As `mux`, with several sound tracks: (title, file) each, the first of them the one that is played unasked."""
     wanted = Path(out_path)
     for path in dict.fromkeys((wanted, wanted.with_suffix(".mkv"))):
         try:
             with open_media(video_source, fflags="+genpts") as container, whole_file(path) as part:
-                _copy_with_sound(container, Path(wav_path), part, source_name(video_source))
+                _copy_with_sound(container, sounds, part, source_name(video_source))
             return path
         except _RefusedError as refusal:
             reason = refusal
@@ -189,7 +198,22 @@ def _video_encoder(sink, width: int, height: int, fps: int) -> av.VideoStream:
     return stream
 
 
-def _copy_with_sound(container, wav_path: Path, part: Path, name: str) -> None:
+def encode_sound(wav_path: str | os.PathLike, out_path: str | os.PathLike) -> Path:
+    """The sound of a file as FLAC, MP3 or Opus, by the suffix of `out_path`.
+
+    Raises:
+        MediaError: the sound cannot be read, or there is no such kind of file. OutputError: it cannot be written.
+    """
+    path = Path(out_path)
+    codec = _SOUND_CODECS.get(path.suffix)
+    if codec is None:
+        raise MediaError(f"'{path.suffix}' is no sound file that is written here: use {', '.join(_SOUND_CODECS)}")
+    with whole_file(path) as part, _sink(part) as sink:
+        _Sound(sink, wav_path, codec=codec).advance(float("inf"))
+    return path
+
+
+def _copy_with_sound(container, sounds: Sequence[tuple[str, str | os.PathLike]], part: Path, name: str) -> None:
     template = video_stream(container)
     if template is None:
         raise MediaError(f"'{name}' has no pictures that could be copied.")
@@ -200,7 +224,7 @@ def _copy_with_sound(container, wav_path: Path, part: Path, name: str) -> None:
             raise _RefusedError(error) from error
         if template.codec_context.name == "hevc" and part.suffix in (".mp4", ".mov"):
             stream.codec_context.codec_tag = "hvc1"  # what Apple's players insist on
-        sound = _Sound(sink, wav_path)
+        tracks = [_Sound(sink, wav_path, title) for title, wav_path in sounds]
         last_dts, zero_s = None, time_zero(container)
         step_s = picture_step_s(template)
         for packet in _with_decoding_times(demuxed(container, template), step_s):
@@ -210,11 +234,13 @@ def _copy_with_sound(container, wav_path: Path, part: Path, name: str) -> None:
             packet.dts = last_dts = dts
             packet.duration = packet.duration or round(step_s / packet.time_base)
             packet.stream = stream
-            sound.advance(float(dts * packet.time_base))
+            for track in tracks:
+                track.advance(float(dts * packet.time_base))
             sink.mux(packet)
         if last_dts is None:
             raise _RefusedError("no packet has a timestamp")
-        sound.advance(float("inf"))
+        for track in tracks:
+            track.advance(float("inf"))
 
 
 def _with_decoding_times(packets: Iterable[av.Packet | None], step_s: float) -> Iterator[av.Packet]:
@@ -237,10 +263,10 @@ def _with_decoding_times(packets: Iterable[av.Packet | None], step_s: float) -> 
 
 
 class _Sound:
-    """The sound of a file on its way into another, as AAC, in step with the pictures."""
+    """The sound of a file on its way into another, encoded anew, in step with the pictures."""
 
-    def __init__(self, sink, path: str | os.PathLike) -> None:
-        self._sink, self._packets = sink, self._encoded(sink, Path(path))
+    def __init__(self, sink, path: str | os.PathLike, title: str = "", codec: str = "aac") -> None:
+        self._sink, self._packets = sink, self._encoded(sink, Path(path), title, codec)
         self._next = next(self._packets)
 
     def advance(self, until_s: float) -> None:
@@ -250,15 +276,19 @@ class _Sound:
             self._next = next(self._packets, None)
 
     @staticmethod
-    def _encoded(sink, path: Path) -> Iterator[av.Packet]:
+    def _encoded(sink, path: Path, title: str, codec: str) -> Iterator[av.Packet]:
         with open_media(path) as container:
             source = audio_stream(container)
             if source is None:
                 raise MediaError(f"'{path.name}' has no sound that could be added to the video.")
             n_channels = min(2, source.codec_context.layout.nb_channels)
             layout = "stereo" if n_channels == 2 else "mono"  # WAV names no layout
-            stream = sink.add_stream("aac", rate=source.codec_context.sample_rate, layout=layout)
-            stream.bit_rate = _VOICE_BIT_RATE * n_channels
+            rate = _OPUS_RATE if codec == "libopus" else source.codec_context.sample_rate
+            stream = sink.add_stream(codec, rate=rate, layout=layout)
+            if codec != "flac":
+                stream.bit_rate = _VOICE_BIT_RATE * n_channels
+            if title:
+                stream.metadata.update(title=title, handler_name=title)  # Matroska shows the one, MP4 the other
             for frame in decoded(container, source, path.name):
                 yield from stream.encode(frame)
             yield from stream.encode(None)

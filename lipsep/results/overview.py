@@ -59,7 +59,9 @@ def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
     n_samples = len(found.mixture)
     duration_s = n_samples / SAMPLE_RATE
     rows = [("mixture", None, found.mixture.read)]
-    rows += [(f"person {t.person}", t, voice.read) for t, voice in zip(found.tracks, found.voices, strict=True)]
+    rows += [
+        (_printable(found.names[t.person]), t, voice.read) for t, voice in zip(found.tracks, found.voices, strict=True)
+    ]
     rows += [("residual", None, found.residual.read)]
     heights = [h for _, track, _ in rows for h in ([1.0, 0.09] if track else [1.0])]
     figure = Figure(figsize=(11, 1.0 + 1.25 * len(rows)), dpi=DPI, layout="constrained")
@@ -87,9 +89,11 @@ def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
         line += 1
         if track:
             axes = figure.add_subplot(grid[line, 1], sharex=axes)
-            axes.broken_barh([(a, b - a) for a, b in presence_runs(track.present)], (0, 1), color="0.25")
-            axes.set_facecolor("0.92")
-            axes.set_yticks([0.5], ["visible"], fontsize=7)
+            speech = [(each.start_s, each.end_s - each.start_s) for each in found.speech if each.person == track.person]
+            axes.broken_barh([(a, b - a) for a, b in presence_runs(track.present)], (0, 1), color="0.75")
+            axes.broken_barh(speech, (0, 1), color="0.15")  # on top of what is visible
+            axes.set_facecolor("0.95")
+            axes.set_yticks([0.5], ["speaks"], fontsize=7)
             axes.tick_params(axis="x", labelsize=7, labelbottom=False)
             axes.set_ylim(0, 1)
             line += 1
@@ -100,7 +104,10 @@ def draw_overview(path: Path, title: str, found: SeparatedVoices) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: f"{int(s) // 60}:{int(s) % 60:02d}"))
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: f"{s:g} s"))
-    axes.set_xlabel(f"time; frequency in kHz; the darker the louder, {RANGE_DB:.0f} dB, alike in all rows", fontsize=8)
+    axes.set_xlabel(
+        f"time; frequency in kHz; the darker the louder, {RANGE_DB:.0f} dB, alike in all rows; bars: visible, speaking",
+        fontsize=8,
+    )
     figure.savefig(path)
 
 

@@ -76,8 +76,10 @@ def describe_run(run: Run, found: SeparatedVoices, model: dict[str, Any], files:
         "tracks": [
             {
                 "person": t.person,
+                "name": found.names[t.person],
                 "visible_s": round(min(float(t.present[:heard_frames].sum()) / FPS, duration_s), 2),
                 "presence": [[a, min(b, round(duration_s, 3))] for a, b in presence_runs(t.present[:heard_frames])],
+                "speech": [[each.start_s, each.end_s] for each in found.speech if each.person == t.person],
                 "mouth_motion": round(t.mouth_motion, 4),
                 "level_dbfs": level,
                 "files": [name for name in files if re.match(rf"(artifacts/)?speaker_{t.person}[._]", name)],
@@ -117,4 +119,10 @@ def finished(out_dir: Path, clip: Clip, settings: dict[str, Any], overwrite: boo
 
 def is_result_name(name: str) -> bool:
     """Whether a file of this name could be replaced by a result."""
-    return bool(re.fullmatch(r"speaker_\d+\.(wav|mp4|mkv)|residual\.wav|overview\.png|report\.json", name))
+    return bool(
+        re.fullmatch(
+            r"(speaker_\d+(_.*)?|residual|remix|tracks)\.(wav|flac|mp3|opus|mp4|mov|mkv)|overview\.png|report\.json|"
+            r"who_speaks_when\.(rttm|txt|csv)|timeline\.otio",
+            name,
+        )
+    )

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from lipsep.constants import Hook
 from lipsep.faces.tracks import FaceTrack
 from lipsep.lips.sync import CONFIDENT, CORRECT_MS, Offset
-from lipsep.media.clip import Clip
+from lipsep.media.clip import ArrayClip, Clip, FileClip
 from lipsep.separation.options import Options
+
+
+def open_clip(source: str | os.PathLike | BinaryIO | tuple[np.ndarray, np.ndarray], options: Options) -> Clip:
+    """The clip, or the part and the sound track of it, that is asked for."""
+    if isinstance(source, tuple):
+        return ArrayClip(*source, options.start, options.end)
+    return FileClip(source, options.audio_track, options.start, options.end)
 
 
 class Run:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,9 +12,16 @@ from lipsep.faces.tracks import FaceTrack
 from lipsep.lips.pictures import Lips
 from lipsep.media.clip import Clip
 from lipsep.results.fullband import full_band
+from lipsep.results.speech import Segment
 from lipsep.system.spool import Spool
 
 LOUDEST = 1 - 2**-15  # the highest sample that 16 bits can hold
+
+
+def file_stem(person: int, name: str) -> str:
+    """speaker_1, or speaker_1_Anna with only such signs of the name as every system takes in file names."""
+    plain = re.sub(r"[^\w.-]+", "_", name).strip("._")[:60]
+    return f"speaker_{person}_{plain}" if plain else f"speaker_{person}"
 
 
 @dataclass
@@ -25,9 +33,22 @@ class SeparatedVoices:
     mixture: Spool
     voices: list[Spool]
     residual: Spool
+    called: dict[int, str] = field(default_factory=dict)  # names that were given, by number
+    gains: np.ndarray | None = None  # (n_people + 1,) of the remix that is asked for, the residual's last
+    speech: list[Segment] = field(default_factory=list)  # who speaks when
     peak: float = 0.0
     energy: np.ndarray | float = 0.0  # (n_people,)
     n_sounding: np.ndarray | float = 0.0  # (n_people,) samples that are not silence
+
+    @property
+    def names(self) -> dict[int, str]:
+        """What everybody is called, by number."""
+        return {track.person: self.called.get(track.person, f"person {track.person}") for track in self.tracks}
+
+    @property
+    def stems(self) -> list[str]:
+        """Names of files without suffix, in the order of `tracks`: speaker_1, or speaker_1_Anna."""
+        return [file_stem(track.person, self.called.get(track.person, "")) for track in self.tracks]
 
     def add(self, mixture: np.ndarray, block: np.ndarray) -> None:
         """mixture (n,), block (n_people, n)"""

@@ -15,8 +15,12 @@ from lipsep.faces.tracks import FaceTrack
 from lipsep.lips.pictures import Lips
 from lipsep.media.clip import Clip
 from lipsep.media.writing import WavWriter, mux, write_video
+from lipsep.results.editing import TIMELINE, write_formats, write_timeline, write_tracks
 from lipsep.results.overview import draw_boxes, draw_lips, draw_overview
+from lipsep.results.remix import write_remix
+from lipsep.results.speech import audacity_labels, rttm, table
 from lipsep.results.voices import RecordedVoices, SeparatedVoices
+from lipsep.separation.options import Options
 from lipsep.system.outputs import OutputFolder
 from lipsep.system.spool import Spool
 
@@ -28,19 +32,18 @@ def write_results(
     clip: Clip,
     folder: OutputFolder,
     *,
-    recorded: RecordedVoices | None,
-    video: str,
-    save_artifacts: bool,
+    options: Options,
     progress: Callable[[str, int, int], None],
     warn: Callable[[str], None],
 ) -> None:
-    """Voices, residual, picture, videos and artifacts into `folder.results`; progress counts the files.
+    """Voices, residual, who speaks when, picture, videos, remix and what else `options` ask for into `folder.results`;
+    progress counts the steps.
 
-    The sound is that of `recorded` where given, else 16 kHz mono.
     Pictures that cannot be drawn, or that no container takes, are warned about and left out: the voices, the point of
     it all, are kept.
     """
-    results, names = folder.results, [f"speaker_{track.person}" for track in found.tracks]
+    results, names = folder.results, found.stems
+    recorded = RecordedVoices(found, clip) if options.rate == "original" else None
     jobs: list[Callable[[], object]] = []
     wavs = [results / f"{name}.wav" for name in (*names, "residual")]
     if recorded is not None:
@@ -49,10 +52,19 @@ def write_results(
     else:
         for path, voice in zip(wavs, [*found.voices, found.residual], strict=True):
             jobs.append(partial(_write_wav, path, voice, found.scale))
+    jobs.append(partial(_write_speech, results / "who_speaks_when", Path(clip.name).stem, found))
     jobs.append(partial(_draw_overview, results / "overview.png", clip.name, found, warn))
-    if video != "none":
-        jobs.append(partial(_write_videos, found, clip, folder, video == "tracked", warn))
-    if save_artifacts:
+    if options.video != "none":
+        jobs.append(partial(_write_videos, found, clip, folder, options.video == "tracked", warn))
+    if found.gains is not None:
+        jobs.append(partial(write_remix, found, clip, results, found.gains, options.video != "none", warn))
+    if options.tracks != "none":
+        jobs.append(partial(write_tracks, found, clip, results, folder.staging, options.tracks, wavs))
+    if options.sound != "wav":
+        jobs.append(partial(write_formats, wavs, options.sound))
+    if options.timeline:
+        jobs.append(partial(write_timeline, results / TIMELINE, clip, found, wavs))
+    if options.save_artifacts:
         (results / "artifacts").mkdir()
         for name, track, lips in zip(names, found.tracks, found.lips, strict=True):
             jobs.append(partial(_write_artifacts, results / "artifacts" / name, track, lips, results / f"{name}.wav"))
@@ -76,6 +88,16 @@ def _write_recorded(paths: list[Path], recorded: RecordedVoices, scale: float) -
                 wav.write(signal * np.float32(scale))
 
 
+def _write_speech(stem: Path, recording: str, found: SeparatedVoices) -> None:
+    """Who speaks when, as RTTM, as labels for Audacity, and as a table."""
+    for suffix, text in (
+        (".rttm", rttm(found.speech, recording, found.names)),
+        (".txt", audacity_labels(found.speech, found.names)),
+        (".csv", table(found.speech, found.names)),
+    ):
+        stem.with_suffix(suffix).write_text(text, encoding="utf-8")
+
+
 def _draw_overview(path: Path, title: str, found: SeparatedVoices, warn: Callable[[str], None]) -> None:
     try:
         draw_overview(path, title, found)
@@ -93,7 +115,7 @@ def _write_videos(
         with_voice = partial(mux, drawn)
     else:
         with_voice = clip.video_with
-    for name in (f"speaker_{track.person}" for track in found.tracks):
+    for name in found.stems:
         try:
             with_voice(folder.results / f"{name}.wav", folder.results / f"{name}.mp4")
         except MediaError as error:

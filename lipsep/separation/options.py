@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from lipsep.errors import OptionError
 
 MOST_MS = 60_000.0  # that sound is asked to be shifted by
+
+
+RESIDUAL = "residual"  # what nobody visible said
+
+
+def _words(given: object) -> object:
+    """ "1=Anna,2=Ben" or a list of such -> ("1=Anna", "2=Ben")."""
+    several = [given] if isinstance(given, str | int) else given if given is not None else ()
+    if not isinstance(several, list | tuple):
+        return given
+    return tuple(word.strip() for each in several for word in str(each).split(",") if word.strip())
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+"""Several words: a list, or one text with commas."""
+_FORMS = {  # of one word
+    "people": r"\d+(\+\d+)*",
+    "name": r"\d+=[^=/\\]+",
+    "gain": rf"(\d+|{RESIDUAL})=[-+]?\d+(\.\d+)?",
+    "mute": rf"\d+|{RESIDUAL}",
+    "solo": rf"\d+|{RESIDUAL}",
+}
 
 
 class Options(BaseModel):
@@ -50,6 +73,18 @@ class Options(BaseModel):
         pattern=r"^(auto|mix|[1-9]\d{0,3})$",
         description="Sound track, counted from 1; mix: all added up; auto: the default, else the first not silent.",
     )
+    start: float = Field(0.0, ge=0, description="Begin here: seconds, or h:mm:ss; times then count from there.")
+    end: float | None = Field(None, gt=0, description="End here: seconds, or h:mm:ss.")
+    people: Words = Field((), description="Separate these people alone, such as 1,3; 1+4 are one person.")
+    name: Words = Field((), description="What a person is called, in names of files too, such as 1=Anna.")
+    gain: Words = Field((), description="Turn somebody up or down in remix.wav, in dB: 2=-12, or residual=-6.")
+    mute: Words = Field((), description="Leave somebody out of remix.wav: a number, or residual.")
+    solo: Words = Field((), description="Leave everybody else out of remix.wav: a number, or residual.")
+    tracks: Literal["none", "mp4", "mov", "mkv", "wav"] = Field(
+        "none", description="One film more with the original and a named sound track per person; wav: as channels."
+    )
+    sound: Literal["wav", "flac", "mp3", "opus"] = Field("wav", description="Voices also in this format.")
+    timeline: bool = Field(False, description="Also write timeline.otio for video editors (OpenTimelineIO).")
     save_artifacts: bool = Field(False, description="Also write landmarks and the lip pictures the model saw.")
     streaming: bool = Field(False, description="Piece by piece, hearing the past alone; for causal models.")
     sync: float | Literal["auto", "off"] = Field(
@@ -78,6 +113,31 @@ class Options(BaseModel):
                 return float(sync)  # type: ignore[arg-type]
         raise ValueError("use auto, off, or milliseconds, 120 for sound that comes 120 ms late")
 
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _clock(cls, time: object) -> object:
+        """ "1:02:03.5" -> 3723.5."""
+        if isinstance(time, str) and ":" in time:
+            parts = time.split(":")
+            if len(parts) > 3 or not all(re.fullmatch(r"\d+(\.\d+)?", part) for part in parts):
+                raise ValueError("use seconds, or h:mm:ss")
+            return sum(float(part) * 60**k for k, part in enumerate(reversed(parts)))
+        return time
+
+    @field_validator(*_FORMS)
+    @classmethod
+    def _in_form(cls, words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for word in words:
+            if not re.fullmatch(_FORMS[info.field_name], word):
+                description = cls.model_fields[info.field_name].description
+                raise ValueError(f"'{word}' is not understood: {description[0].lower()}{description[1:]}")
+        return words
+
+    @property
+    def names(self) -> dict[int, str]:
+        """What people are called, by number, where that was said."""
+        return {int(number): text.strip() for number, _, text in (word.partition("=") for word in self.name)}
+
     @classmethod
     def of(cls, **values: Any) -> Options:
         """The options that `values` name, the others as they are by default.
@@ -89,7 +149,7 @@ class Options(BaseModel):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            name, found = str(first["loc"][0]), first["input"]
+            name, found = first["loc"][0], first["input"]
             if first["type"] == "extra_forbidden":
                 raise OptionError(f"there is no option '{name}': there are {', '.join(cls.model_fields)}") from None
             if first["type"] == "literal_error":
@@ -111,7 +171,7 @@ class Options(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """What makes the result another one, for the report: all but whether an earlier result may be replaced."""
-        return self.model_dump(exclude={"overwrite"})
+        return self.model_dump(mode="json", exclude={"overwrite"})
 
 
 def variable(name: str) -> str:

@@ -124,10 +124,10 @@ def _check_duration(source: str, limit_s: float | None) -> None:
 def _write_original(source: str, path: str, options: Options) -> None:
     """The sound as it was, to be compared with the voices."""
     from lipsep.constants import SAMPLE_RATE
-    from lipsep.media.clip import FileClip
     from lipsep.media.writing import WavWriter
+    from lipsep.results.run import open_clip
 
-    clip, rate = FileClip(source, options.audio_track), options.rate
+    clip, rate = open_clip(source, options), options.rate
     sample_rate, weights = clip.recorded_form() if rate == "original" else (SAMPLE_RATE, [1])
     with WavWriter(path, sample_rate=sample_rate, n_channels=len(weights)) as wav:
         for block in clip.recorded_audio() if rate == "original" else clip.audio():

@@ -82,7 +82,6 @@ def _fields(kind: type) -> dict[str, tuple[str, str | None]]:
             for name, field in kind.model_fields.items()
         }
     else:
-        assert dataclasses.is_dataclass(kind)
         found = {field.name: _shown(_default_of(field)) for field in dataclasses.fields(kind)}
     return {name: (str(written[name]), default) for name, default in found.items()}
 
@@ -124,10 +123,8 @@ def _notes(kind: type) -> dict[str, str]:
 def _notes_in(source: str) -> dict[str, str]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    notes: dict[str, str] = {}
-    definition, last = ast.parse(source).body[0], None
-    assert isinstance(definition, ast.ClassDef)
-    for node in definition.body:
+    notes, last = {}, None
+    for node in ast.parse(source).body[0].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             last = node.target.id
             if node.end_lineno in comments:

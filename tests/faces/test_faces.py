@@ -6,55 +6,19 @@ The scenes are made of the portraits in scripts/portraits, moved over a plain ba
 from __future__ import annotations
 
 import itertools
-import json
 import weakref
-from dataclasses import dataclass
-from functools import cache
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from puppets import PORTRAITS
+from portraits import HEIGHT, WIDTH, Picture, portrait, scene, where
 
 from lipsep.errors import FaceError
 from lipsep.faces.detection import FaceDetector, Region, overlap, warp
 from lipsep.faces.nets import load_face_nets
 from lipsep.faces.tracking import Tracker
 from lipsep.faces.tracks import find_faces
-
-HEIGHT, WIDTH = 360, 640
-
-
-@dataclass
-class Picture:
-    image: np.ndarray
-
-
-@cache
-def portrait(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """An RGB portrait 256 px wide and its 68 landmarks, as its author marked them."""
-    entry = json.loads((PORTRAITS / "portraits.json").read_text("utf-8"))[name]
-    image = cv2.imdecode(np.frombuffer((PORTRAITS / entry["file"]).read_bytes(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    scale = 256 / image.shape[1]
-    small = cv2.resize(image, (256, round(image.shape[0] * scale)), interpolation=cv2.INTER_AREA)
-    return small, (np.array(entry["landmarks"], float) + 0.5) * scale - 0.5
-
-
-def scene(*people: tuple[str, float, float], height: int = HEIGHT, width: int = WIDTH, size: int = 256) -> Picture:
-    """A picture with portraits (name, x, y of the upper left corner), `size` px wide; later ones cover earlier ones."""
-    image = np.full((height, width, 3), (70, 80, 95), np.uint8)
-    for name, x, y in people:
-        face, _ = portrait(name)
-        scale = size / face.shape[1]
-        affine = np.array([[scale, 0, x], [0, scale, y]], np.float64)
-        cv2.warpAffine(face, affine, (width, height), dst=image, borderMode=cv2.BORDER_TRANSPARENT)
-    return Picture(image)
-
-
-def where(name: str, x: float, y: float, size: int = 256) -> np.ndarray:
-    """The landmarks of a portrait in a `scene`."""
-    return portrait(name)[1] * size / 256 + [x, y]
 
 
 def name_of(track, truth: dict[str, list[np.ndarray | None]]) -> dict[str, int]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-from pathlib import Path
-
-import av
 import numpy as np
 import pytest
-from test_faces import Picture, scene  # the same photographs
+from portraits import Picture, film, scene
 
 from lipsep.errors import FaceError
 from lipsep.faces.tracks import find_faces, reading_order
@@ -17,26 +13,6 @@ from lipsep.media.reading import read_frames
 from lipsep.separator import Separator
 
 SEEN = scene(("hopper", 100, 50))
-
-
-def film(path: Path, images: list[np.ndarray]) -> Path:
-    """A film with these pictures at 25 fps and noise."""
-    with av.open(str(path), "w") as out:
-        video, audio = out.add_stream("libx264", rate=25), out.add_stream("aac", rate=16_000, layout="mono")
-        video.height, video.width = images[0].shape[:2]
-        noise = np.random.default_rng(0).normal(0, 0.1, (1, len(images) * 640)).astype(np.float32)
-        for start in range(0, noise.shape[1], 1024):
-            piece = np.ascontiguousarray(noise[:, start : start + 1024])
-            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = 16_000, start, Fraction(1, 16_000)
-            out.mux(audio.encode(frame))
-        out.mux(audio.encode(None))
-        for k, image in enumerate(images):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            frame.pts, frame.time_base = k, Fraction(1, 25)
-            out.mux(video.encode(frame))
-        out.mux(video.encode(None))
-    return path
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])

@@ -241,7 +241,7 @@ def _separate(
     outcome = worker.separate(
         source,
         results,
-        Options.from_environment(rate=rate),
+        Options.from_environment(rate=rate, name=()),  # the page names files itself
         progress=lambda *step: changed.put({"progress": progress_html(*step)}),
         on_faces=lambda people: changed.put({"people": people_html(people)}),
         stop=visit.stop,

@@ -216,6 +216,9 @@ def test_after_kill_9_finished_files_are_kept_and_the_rest_is_done(clip, model_f
         "residual.wav",
         "speaker_1.wav",
         "speaker_2.wav",
+        "who_speaks_when.csv",
+        "who_speaks_when.rttm",
+        "who_speaks_when.txt",
     }
 
 

@@ -43,7 +43,14 @@ def _named(value: str) -> str:
     return value
 
 
+def _inside(value: str) -> str:
+    if Path(_named(value)).is_absolute() or ".." in Path(value).parts or "\0" in value:
+        raise ValueError(f"'{value}' leads out of the root folder: name clips inside it")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_named)]
+Source = Annotated[str, AfterValidator(_inside)]
 Decibel = Annotated[float, AfterValidator(_finite)]
 Start = Annotated[float, AfterValidator(_on_frame)]
 
@@ -54,7 +61,7 @@ class MixtureRow:
 
     Attributes:
         mixture: a name of its own.
-        sources: paths of two clips or more.
+        sources: paths of two clips or more, inside the root folder.
         gains_db: one for each source.
         starts_s: where in its clip each source begins, s, on the video's frames; empty: all at 0.
         speakers: who speaks in each source; empty: unknown.
@@ -65,7 +72,7 @@ class MixtureRow:
     """
 
     mixture: Name
-    sources: tuple[Name, ...]
+    sources: tuple[Source, ...]
     gains_db: tuple[Decibel, ...]
     starts_s: tuple[Start, ...] = ()
     speakers: tuple[Name, ...] = ()

@@ -80,3 +80,11 @@ def test_a_start_moves_voice_and_lips_alike(tmp_path):
     np.testing.assert_allclose(heard[1] / heard[1, 0], count[:22], rtol=1e-4)
     with pytest.raises(MediaError, match="behind the end"):
         mix([np.ones(640), np.ones(640)], (0.0, 0.0), (1, 0))
+
+
+@pytest.mark.parametrize("source", ["../private.mp4", "a/../../private.mp4", "/etc/passwd", "..", "a\0.mp4"])
+def test_a_manifest_of_strangers_reads_nothing_outside_its_root(tmp_path, source):
+    path = tmp_path / "m.jsonl"
+    path.write_text(json.dumps({"mixture": "x", "sources": ["a.mp4", source], "gains_db": [0.0, 0.0]}) + "\n")
+    with pytest.raises(MediaError, match="leads out of the root folder"):
+        read_manifest(path)

@@ -68,6 +68,9 @@ def _mt(x: Tensor) -> Tensor:
     return x.transpose(x.ndim - 2, x.ndim - 1)
 
 
-_TRACEABLE = {
-    Tensor.flatten: _flatten, Tensor.unflatten: _unflatten, Tensor.movedim: _movedim, Tensor.mT.__get__: _mt,
-}  # fmt: skip
+_TRACEABLE: dict[Any, Callable[..., Any]] = {
+    Tensor.flatten: _flatten,
+    Tensor.unflatten: _unflatten,
+    Tensor.movedim: _movedim,
+    Tensor.mT.__get__: _mt,  # type: ignore[attr-defined]
+}

@@ -6,12 +6,15 @@ Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019 (definition of SI-
 Dolphin, arXiv 2509.23610, Eq. 21-28 (time-domain SI-SNR as the training objective, magnitude SI-SNR beside it).
 Shin et al., "Separate and Reconstruct", NeurIPS 2024 (magnitude SI-SNR of earlier decoder layers, weighted down late).
 Yamamoto et al., "Parallel WaveGAN", ICASSP 2020 (multi-resolution STFT loss).
+Hershey et al., "Deep clustering: discriminative embeddings for segmentation and separation", ICASSP 2016.
+Kolbæk et al., "Multitalker speech separation with utterance-level permutation invariant training", TASLP 2017.
 Wisdom et al., "What's all the fuss about free universal sound separation data?", ICASSP 2021 (loss of absent sources).
 Gao and Grauman, "VisualVoice", CVPR 2021 (error of complex masks, triplets of embeddings).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -121,3 +124,38 @@ def _magnitudes(signal: Tensor, n_fft: int, hop: int, window: int) -> Tensor:
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"si_snr": negative_si_snr, "snr": negative_snr}
 LEVEL_KEEPING_LOSSES = frozenset({"snr", "co_separation"})
+
+
+def permutation_free(
+    estimates: Tensor, sources: Tensor, mixture: Tensor, most_db: float = 30.0, silent_db: float = 20.0
+) -> tuple[Tensor, Tensor]:
+    """Negative SNR of each voice in the best order of the estimates, dB (Kolbæk et al. 2017, utterance-level PIT).
+
+    More than `most_db` counts for nothing (Wisdom et al. 2021); where a source is silent, the estimate should be,
+    down to `silent_db` below the mixture, at 0.3 of the weight.
+
+    Shape: estimates, sources (B, V, T), mixture (B, T) -> (B,), sum over voices; order (B, V), of the estimate for each
+    source.
+    """
+    error = (estimates[:, :, None] - sources[:, None]).square().sum(-1)  # (B, estimate, source)
+    power, whole = sources.square().sum(-1)[:, None], mixture.square().sum(-1)[:, None, None]
+    heard = 10 * torch.log10((error + 10 ** (-most_db / 10) * power + EPS) / (power + EPS))
+    silent = 3 * torch.log10((error + 10 ** (-silent_db / 10) * whole + EPS) / (whole + EPS))
+    cost = torch.where(power > 0, heard, silent)
+    orders = torch.tensor(list(itertools.permutations(range(sources.shape[1]))), device=cost.device)  # (P, V)
+    places = torch.arange(sources.shape[1], device=cost.device)
+    best, which = cost[:, orders, places].sum(-1).min(1)
+    return best, orders[which]
+
+
+def clustering(embeddings: Tensor, members: Tensor, weights: Tensor) -> Tensor:
+    """Squared distance of two affinities, of embeddings and of who is loudest (Hershey et al. 2016, "Deep clustering").
+
+    ``|V V' - Y Y'|^2`` of points weighted by w, sum of w 1: 0 where points of one member share a direction and
+    directions of different members are orthogonal. Shape: embeddings (B, N, D) of length 1, members (B, N, V) one-hot,
+    weights (B, N) -> (), no unit.
+    """
+    root = (weights / weights.sum(-1, keepdim=True).clamp(min=EPS)).sqrt().unsqueeze(-1)
+    v, y = embeddings * root, members * root
+    products = ((v.mT @ v, 1.0), (v.mT @ y, -2.0), (y.mT @ y, 1.0))
+    return sum(sign * product.square().sum((1, 2)) for product, sign in products).mean()

@@ -63,7 +63,8 @@ def test_a_named_recipe_runs_in_the_current_folder(tmp_path, monkeypatch) -> Non
     monkeypatch.chdir(tmp_path)
     by_name = load_recipe(Path("laptop/dolphin_laptop_together"))
     by_file = load_recipe(RECIPES / "laptop" / "dolphin_laptop_together.yaml")
-    assert by_name.model == by_file.model.model_copy(update={"initial_weights": by_name.model.initial_weights})
+    beginnings = {key: getattr(by_name.model, key) for key in ("initial_weights", "initial_separator")}
+    assert by_name.model == by_file.model.model_copy(update=beginnings)
     assert by_name.output == tmp_path / by_file.output.relative_to(RECIPES.parent)
     assert Path(by_name.model.initial_weights).is_relative_to(tmp_path), "what it begins with was trained here too"
     as_in_the_handbook = load_recipe(Path("recipes/laptop/dolphin_laptop_together.yaml"))

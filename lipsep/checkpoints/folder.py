@@ -50,7 +50,7 @@ def load_model(
     """A model with its weights, in evaluation mode.
 
     Args:
-        name_or_folder: packaged weights ("dolphin_laptop_pixels"; see `available_weights`), a folder in the hub's
+        name_or_folder: packaged weights ("voices_first"; see `available_weights`), a folder in the hub's
             layout, a hub id ("JusperLee/Dolphin"), which is downloaded on first use and found in the hub's cache from
             then on, or a graph that `lipsep export` wrote ("model.onnx"), for the processor alone.
         map_location: where the model goes.

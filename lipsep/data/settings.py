@@ -33,16 +33,17 @@ class DataPart(Strict):
     # Prepared corpora have splits of their own. Where there are none, names that begin so are never trained on:
     filmed_test_prefixes: tuple[str, ...] = ()
     filmed_validation_prefixes: tuple[str, ...] = ()
-    unfilmed: Path | None = None  # folder of speech files; names begin with the talker's id and '-'
+    unfilmed: tuple[Path, ...] = ()  # a folder of speech files, or several; names begin with the talker's id and '-'
+    unfilmed_held_out: tuple[str, ...] = ()  # talkers who are never trained on; `voices` validates on them
     noises: Path | None = None  # folder of noise files; names begin with the class and '_'
     prepared: Path | None = None  # where prepared corpora are kept
     mixing: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("filmed", mode="before")
+    @field_validator("filmed", "unfilmed", mode="before")
     @classmethod
-    def _several(cls, filmed: Any) -> Any:
+    def _several(cls, folders: Any) -> Any:
         """One folder need not stand in a list; a recipe that extends another leaves it out by null."""
-        return () if filmed is None else (filmed,) if isinstance(filmed, str | Path) else filmed
+        return () if folders is None else (folders,) if isinstance(folders, str | Path) else folders
 
     @model_validator(mode="after")
     def _complete(self) -> DataPart:

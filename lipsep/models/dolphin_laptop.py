@@ -131,3 +131,11 @@ def dolphin_laptop_pixels() -> DolphinLaptopConfig:
 def dolphin_laptop_together() -> DolphinLaptopConfig:
     """`dolphin_laptop` for strangers: two faces at once, of which it sees how far the lips are open."""
     return replace(dolphin_laptop(), n_src=2, video_encoder="mouth_opening")
+
+
+@register_model(DolphinLaptop)
+def dolphin_laptop_together_test() -> DolphinLaptopConfig:
+    """`dolphin_laptop_together`, tiny, for tests."""
+    return replace(
+        dolphin_laptop_together(), audio_channels=32, channels=32, n_heads=2, visual_channels=32, large_kernel=9
+    )

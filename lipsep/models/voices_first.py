@@ -1,16 +1,17 @@
-"""Voices first: a network that takes voices apart by their sound, and lips that choose among them. Ours, for laptops.
+"""Voices first: one network takes voices apart by their sound, another follows lips; together they are better. Ours.
 
-The sound is separated blindly, into up to three voices and a rest, by a dual-path network in the time-frequency domain:
-bands of the spectrum as in BSRNN (Luo and Yu 2023, "Music Source Separation with Band-Split RNN", arXiv 2209.15174),
-paths over frequency and over time in turn as in DPRNN (Luo, Chen and Yoshioka 2020, arXiv 1910.06379), of simple
-recurrent units (Lei et al. 2018), which are mostly matrix products. Then every pair of a face and a voice gets a score:
-how much better than chance the opening of the lips goes with the voice's spectrum, summed over the window. What is
-heard for a face is the voice that it gets in the likeliest assignment of voices to faces. To separate first and assign
-afterwards is how leading entries to audio-visual challenges on real recordings work; blocks, sizes and the scores are
-our own. No paper's figures are to be met; what the shipped weights reach stands in MODELS.md.
+The sound is separated without lips, into up to three voices and a rest, by a dual-path network in the time-frequency
+domain: bands of the spectrum as in BSRNN (Luo and Yu 2023, arXiv 2209.15174), paths over frequency and over time in
+turn as in DPRNN (Luo, Chen and Yoshioka 2020, arXiv 1910.06379), of simple recurrent units (Lei et al. 2018), which are
+mostly matrix products. The follower, a small Dolphin (`dolphin_laptop_together`), estimates each visible person's voice
+from lips and sound: coarsely, but it knows whose voice it is. Each face gets the voice that is nearest to its estimate,
+no voice twice, or none where silence is nearer; what is heard is the mean of the two. Their errors differ, so the mean
+is better than either. To separate first and assign afterwards is how leading entries to audio-visual challenges on real
+recordings work; blocks, sizes and the mean are our own. No paper's figures are to be met; MODELS.md says what the
+shipped weights reach.
 
-The mixture goes through the network once, however many faces there are: a face costs a few convolutions over 25 steps a
-second. Lips that are late, hidden or wrong cannot spoil a voice: they can only choose another one, or none.
+Both networks see the mixture once, however many faces there are. Lips that are late, hidden or wrong cannot spoil the
+voices that were taken apart by sound: they can only choose another one.
 """
 
 from __future__ import annotations
@@ -24,12 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipsep.encoders import create_encoder
-from lipsep.encoders.mouth_points import DILATIONS, DilatedBlock
 from lipsep.errors import ModelError
 from lipsep.layers.sru import SRULayer
 from lipsep.models.base import SeparationModel
-from lipsep.models.registry import register_model
+from lipsep.models.registry import create_model, register_model
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,8 @@ class VoicesFirstConfig:
     channels: int = 96
     n_blocks: int = 6  # of a path over frequency and one over time each
     n_voices: int = 3  # that are taken apart; beside them there is a rest
-    n_src: int = 2  # faces at once
-    score_channels: int = 128  # of the networks that compare lips with voices
-    score_dim: int = 64  # of the space in which they are compared
-    max_lag: int = 4  # frames by which lips may be early or late
-    video_encoder: str = "mouth_opening"
-    lip_size: int = 8  # pixels
-    lip_recipe: str = "points_8"  # how lip pictures are made (`lipsep.lips.reading`)
+    follower: str = "dolphin_laptop_together"  # the registered network that follows the lips
+    lip_size: int = 8  # pixels, as the follower wants them
 
     def __post_init__(self) -> None:
         if sum(self.bands) != self.n_fft // 2 + 1 or self.n_fft % self.hop or self.channels % 2:
@@ -58,8 +52,8 @@ class VoicesFirstConfig:
                 "and channels even; "
                 f"got {sum(self.bands)}, {self.n_fft} by {self.hop}, {self.channels}"
             )
-        if min(self.n_src, self.n_voices) < 1:
-            raise ModelError(f"n_src and n_voices must be at least 1; got {self.n_src} and {self.n_voices}")
+        if self.n_voices < 1:
+            raise ModelError(f"n_voices must be at least 1; got {self.n_voices}")
 
 
 # --- Separation by sound ---------------------------------------------------------------------------------------------
@@ -166,7 +160,7 @@ class VoiceMasks(nn.Module):
         return torch.view_as_complex(values.contiguous()).permute(1, 3, 2, 0)  # (B, n, bins, T)
 
 
-class BlindSeparator(nn.Module):
+class VoiceSeparator(nn.Module):
     """Up to `n_voices` voices and a rest, in no particular order but that the rest is last; they add up to the mixture.
 
     Shape: mixture (B, T) -> (B, n_voices + 1, T).
@@ -187,9 +181,23 @@ class BlindSeparator(nn.Module):
 
     def spectra(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
         """Of the voices and the rest at a mixture level of 1, complex (B, n_voices + 1, bins, T'); the level (B, 1)."""
+        spectrum, level = self.analyse(mixture)
+        return self.masks(self.hidden(spectrum)) * spectrum.unsqueeze(1), level
+
+    def analyse(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """Spectrum of the mixture brought to a level of 1, complex (B, bins, T'), and the level that it had (B, 1)."""
         level = mixture.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-5)  # RMS
-        spectrum = self._analyse(mixture / level)  # (B, bins, T')
-        return self.masks(self.blocks(self._features(spectrum))) * spectrum.unsqueeze(1), level
+        return self._transform(mixture / level), level
+
+    def hidden(self, spectrum: Tensor) -> Tensor:
+        """What the masks are made of: (B, bins, T') -> (T', B, K, C)."""
+        return self.blocks(self._features(spectrum))
+
+    def band_powers(self, sound: Tensor) -> Tensor:
+        """Power of each band and frame: (B, T) -> (B, T', K)."""
+        bins = self._transform(sound).abs().square()  # (B, bins, T')
+        values = self.split.split(bins.permute(2, 0, 1).unsqueeze(-1))  # (T', B, K, W)
+        return values.sum(-1).transpose(0, 1)
 
     def waveforms(self, spectra: Tensor, level: Tensor, n_samples: int) -> Tensor:
         """(B, n, bins, T'), (B, 1) -> (B, n, n_samples)"""
@@ -199,7 +207,7 @@ class BlindSeparator(nn.Module):
         )
         return sound.unflatten(0, spectra.shape[:2]) * level.unsqueeze(1)
 
-    def _analyse(self, sound: Tensor) -> Tensor:
+    def _transform(self, sound: Tensor) -> Tensor:
         c = self.config
         whole = F.pad(sound, (0, max(-sound.shape[1] % c.hop, c.n_fft - sound.shape[1])))
         return torch.stft(whole, c.n_fft, c.hop, window=self.window, return_complex=True) / math.sqrt(c.n_fft / 2)
@@ -212,105 +220,69 @@ class BlindSeparator(nn.Module):
         return self.input(self.split.split(values.permute(2, 0, 1, 3)))
 
 
-# --- Lips choose -----------------------------------------------------------------------------------------------------
-
-
-class VoiceActivity(nn.Module):
-    """What a voice does, at the pace of the video: from the loudness of its bands in dB.
-
-    Shape: spectra, complex (N, bins, T') -> (N, D, F).
-    """
-
-    def __init__(self, bands: tuple[int, ...], channels: int, dim: int) -> None:
-        super().__init__()
-        edges = torch.tensor([0, *itertools.accumulate(bands)])
-        place = torch.arange(sum(bands))
-        member = (place >= edges[:-1, None]) & (place < edges[1:, None])
-        self.register_buffer("member", member.float(), persistent=False)  # (K, bins)
-        self.conv_in = nn.Conv1d(len(bands), channels, 5, padding=2)
-        self.blocks = nn.Sequential(*(DilatedBlock(channels, dilation, 0.1) for dilation in DILATIONS))
-        self.linear = nn.Conv1d(channels, dim, 1)
-
-    def forward(self, spectra: Tensor, n_frames: int) -> Tensor:
-        power = self.member @ spectra.abs().square()  # (N, K, T')
-        power = F.adaptive_avg_pool1d(power, n_frames)  # (N, K, F)
-        return self.linear(self.blocks(self.conv_in(torch.log10(power + 1e-4))))
-
-
-class LipChoice(nn.Module):
-    """How likely it is that a voice is a face's: over all ways to give each face one voice or none, no voice twice.
-
-    Shape: lips (B, n, F, S, S), spectra of the voices, complex (B, V, bins, T') -> (B, n, V), rows sum to at most 1.
-    """
-
-    def __init__(self, config: VoicesFirstConfig) -> None:
-        super().__init__()
-        c = config
-        self.video_encoder = create_encoder(
-            c.video_encoder, lip_size=c.lip_size, lip_recipe=c.lip_recipe, feature_dim=c.score_channels
-        )
-        self.video_linear = nn.Linear(self.video_encoder.feature_dim, c.score_dim)
-        self.activity = VoiceActivity(c.bands, c.score_channels, c.score_dim)
-        self.lag_prior = nn.Parameter(torch.zeros(2 * c.max_lag + 1))
-        self.certainty = nn.Parameter(torch.tensor(0.05))  # neighbouring frames say nearly the same
-        self.max_lag = c.max_lag
-        self.register_buffer("choices", assignments(c.n_src, c.n_voices), persistent=False)  # (A, n, V)
-
-    def forward(self, lips: Tensor, spectra: Tensor) -> Tensor:
-        return torch.einsum("ba,anv->bnv", self.log_likelihoods(lips, spectra).softmax(1), self.choices)
-
-    def log_likelihoods(self, lips: Tensor, spectra: Tensor) -> Tensor:
-        """Of each assignment, up to a constant: (B, A)."""
-        return torch.einsum("bnv,anv->ba", self.scores(lips, spectra), self.choices)
-
-    def scores(self, lips: Tensor, spectra: Tensor) -> Tensor:
-        """Log-odds that a voice is a face's, summed over the window; lips may be up to `max_lag` frames early or late.
-        (B, n, V)"""
-        n_faces, n_frames = lips.shape[1:3]
-        seen = self.video_linear(self.video_encoder(lips.flatten(0, 1))).unflatten(0, (-1, n_faces))  # (B, n, F, D)
-        heard = self.activity(spectra.flatten(0, 1), n_frames).unflatten(0, spectra.shape[:2])  # (B, V, D, F)
-        seen = F.pad(seen, (0, 0, self.max_lag, self.max_lag))  # (B, n, F + 2 lags, D)
-        per_lag = [
-            torch.einsum("bnfd,bvdf->bnv", seen[:, :, lag : lag + n_frames], heard)
-            for lag in range(2 * self.max_lag + 1)
-        ]
-        evidence = self.certainty * torch.stack(per_lag, -1)  # (B, n, V, lags)
-        return torch.logsumexp(evidence + self.lag_prior.log_softmax(0), -1)
+# --- Whose voice is it -----------------------------------------------------------------------------------------------
 
 
 def assignments(n_faces: int, n_voices: int) -> Tensor:
-    """All ways to give each face one voice or none, no voice twice: 0 or 1, (A, n_faces, n_voices)."""
+    """All ways to give each face one voice or none, no voice twice; of a face's row the last entry is none.
+
+    0 or 1, (A, n_faces, n_voices + 1).
+    """
     ways = itertools.product(range(n_voices + 1), repeat=n_faces)  # n_voices: none
     apart = [way for way in ways if all(way.count(voice) < 2 for voice in range(n_voices))]
-    return F.one_hot(torch.tensor(apart), n_voices + 1)[..., :-1].float()
+    return F.one_hot(torch.tensor(apart), n_voices + 1).float()
+
+
+def nearest(estimates: Tensor, voices: Tensor, choices: Tensor) -> Tensor:
+    """The assignment with the least squared error between the estimates and what they are given.
+
+    Shape: estimates (B, n, T), voices (B, V, T), choices (A, n, V + 1) -> (B, n, V + 1), 0 or 1.
+    """
+    candidates = torch.cat([voices, torch.zeros_like(voices[:, :1])], 1)  # (B, V + 1, T)
+    error = (
+        estimates.square().sum(-1).unsqueeze(2)
+        + candidates.square().sum(-1).unsqueeze(1)
+        - 2 * estimates @ candidates.mT
+    )  # (B, n, V + 1)
+    return choices[torch.einsum("bnv,anv->ba", error, choices).argmin(1)]
 
 
 # --- The whole -------------------------------------------------------------------------------------------------------
 
 
 class VoicesFirst(SeparationModel):
-    """Mixture and lips of `n_src` people to their voices; what nobody's lips choose is in none of them."""
+    """Mixture and lips of some people to their voices; what is nobody's is in none of them."""
 
     faces_at_once: ClassVar[bool] = True
-    takes_empty_places: ClassVar[bool] = True  # training hides mouths, see the recipe
+    takes_empty_places: ClassVar[bool] = True  # as the follower does
 
     def __init__(self, config: VoicesFirstConfig) -> None:
-        super().__init__(config, lip_recipe=config.lip_recipe, keeps_level=True)
-        self.blind = BlindSeparator(config)
-        self.choice = LipChoice(config)
+        follower = create_model(config.follower)
+        super().__init__(config, lip_recipe=follower.lip_recipe, keeps_level=True)
+        self.separator = VoiceSeparator(config)
+        self.follower = follower
+        choices = assignments(self.n_faces, config.n_voices)
+        self.register_buffer("choices", choices, persistent=False)  # (A, n, V + 1)
+
+    @property
+    def n_faces(self) -> int:
+        """Faces that go through the network together: the follower's."""
+        return self.follower.n_faces
 
     def forward(self, mixture: Tensor, lips: Tensor) -> Tensor:
-        """Shape: mixture (B, T), lips (B, n_src, F, S, S) -> (B, n_src, T)."""
-        self.check_inputs(mixture, lips, self.config.lip_size)
-        spectra, level = self.blind.spectra(mixture)  # (B, V + 1, bins, T')
-        voices = spectra[:, :-1]
-        chosen = self.choice(lips, voices)  # (B, n, V)
-        mine = torch.einsum("bnv,bvft->bnft", chosen.to(voices.dtype), voices)
-        return self.blind.waveforms(mine, level, mixture.shape[1])
+        """Shape: mixture (B, T), lips (B, n, F, S, S) -> (B, n, T)."""
+        followed = self.follower(mixture, lips)  # (B, n, T)
+        voices = self.separator(mixture)[:, :-1]  # (B, V, T)
+        choices = self.choices
+        if self.training:  # everybody is given a voice, so that both networks learn
+            choices = choices[choices[..., -1].sum(1) == choices[..., -1].sum(1).min()]
+        chosen = nearest(followed.detach(), voices.detach(), choices)  # (B, n, V + 1)
+        own = chosen[..., :-1] @ voices + chosen[..., -1:] * followed  # who is given none keeps what was followed
+        return (followed + own) / 2
 
     def video_parts(self) -> tuple[nn.Module, ...]:
-        """What looks at lips."""
-        return self.choice.video_encoder, self.choice.video_linear
+        """What the follower watches with."""
+        return self.follower.video_parts()
 
 
 # --- Variants --------------------------------------------------------------------------------------------------------
@@ -326,5 +298,5 @@ def voices_first() -> VoicesFirstConfig:
 def voices_first_test() -> VoicesFirstConfig:
     """Everything it has, tiny, for tests."""
     return VoicesFirstConfig(
-        n_fft=64, hop=32, bands=(1, 2, 2, 4, 8, 16), channels=8, n_blocks=1, score_channels=8, score_dim=4, max_lag=1
+        n_fft=64, hop=32, bands=(1, 2, 2, 4, 8, 16), channels=8, n_blocks=1, follower="dolphin_laptop_together_test"
     )

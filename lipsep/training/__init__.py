@@ -30,7 +30,7 @@ def train(
 
 def pretrain(recipe: str | Path, *, overrides: Sequence[str] = (), resume: bool = True) -> Path:
     """Teach the model's lips by the recipe's part `lip_reading` (to hear), `lip_pictures` (to give pictures back) or
-    `lip_coder` (DP-LipCoder: both at once).
+    `lip_coder` (DP-LipCoder: both at once); or its ears by `voices` (to take voices apart without lips).
 
     Returns the folder to name in `initial_weights`.
 
@@ -40,10 +40,13 @@ def pretrain(recipe: str | Path, *, overrides: Sequence[str] = (), resume: bool 
     from lipsep.training.pretraining.coder import pretrain_coder
     from lipsep.training.pretraining.pictures import pretrain_pictures
     from lipsep.training.pretraining.reading import pretrain_lips
+    from lipsep.training.pretraining.voices import pretrain_voices
     from lipsep.training.recipe import load_recipe
 
     path = Path(recipe)
     settings = load_recipe(path, overrides)
     if settings.lip_coder is not None:
         return pretrain_coder(path, overrides, resume)
+    if settings.voices is not None:
+        return pretrain_voices(path, overrides, resume)
     return (pretrain_lips if settings.lip_pictures is None else pretrain_pictures)(path, overrides, resume)

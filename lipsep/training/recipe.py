@@ -134,6 +134,22 @@ class LipCoderPart(LoopPart):
     output: Path
 
 
+class VoicesPart(LoopPart):
+    """How `voices_first` learns to take voices apart by their sound, before lips choose among them."""
+
+    learning_rate: float = 1.2e-3
+    warmup_steps: int = 150
+    mixing: dict[str, Any] = Field(default_factory=dict)  # changes of `lipsep.data.mixing.blind.BlindConfig`
+    rooms: int = 240  # small rooms to draw from; 0: none
+    harder_until_epoch: int = 0  # mixtures are easier before
+    clustering_weight: float = 30.0  # of the deep clustering loss, whose layer is thrown away
+    stft_weight: float = 0.0
+    ema_decay: float = 0.999  # validate and export a moving average of the weights
+    batch: int  # mixtures
+    validation_mixtures: int = 64
+    output: Path
+
+
 class Recipe(Strict):
     """A complete training run."""
 
@@ -142,6 +158,7 @@ class Recipe(Strict):
     lip_reading: LipReadingPart | None = None
     lip_pictures: LipPicturesPart | None = None
     lip_coder: LipCoderPart | None = None
+    voices: VoicesPart | None = None
     training: TrainingPart
     output: Path  # run folder: checkpoints, logs, exported model; {model} stands for the model's name
     licence: str  # of the weights, for the model card
@@ -149,7 +166,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Recipe:
-        pretrained = self.lip_reading or self.lip_pictures or self.lip_coder
+        pretrained = self.lip_reading or self.lip_pictures or self.lip_coder or self.voices
         if self.model.initial_weights and self.model.initial_separator and not pretrained:
             raise ValueError("'initial_weights' have a separator of their own: leave 'initial_separator' out")
         return self
@@ -212,7 +229,7 @@ def _parse(override: str) -> dict[str, Any]:
 
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
-    pretraining = [_part(content, name) for name in ("lip_reading", "lip_pictures", "lip_coder")]
+    pretraining = [_part(content, name) for name in ("lip_reading", "lip_pictures", "lip_coder", "voices")]
     with_output = [(part, ("output",)) for part in (content, *pretraining)]
     teachers = [(_part(part, "teacher"), ("weights", "targets")) for part in pretraining]
     data = _part(content, "data")

@@ -95,7 +95,7 @@ def _check_pretrained(recipe: Recipe, path: Path) -> None:
         ModelError: the recipe begins with what its own pretraining makes, and that has not been run.
     """
     source = Path(recipe.model.initial_weights)
-    parts = (recipe.lip_reading, recipe.lip_pictures, recipe.lip_coder)
+    parts = (recipe.lip_reading, recipe.lip_pictures, recipe.lip_coder, recipe.voices)
     if any(part and part.output / "model" == source for part in parts) and not source.is_dir():
         raise ModelError(f"recipe {path}: '{source}' is not there yet: run `lipsep pretrain {path}` first")
 

@@ -30,7 +30,7 @@ SMALLER = {
     "rtfsnet_*": {"n_rounds": 2, "channels": 16, "hidden_channels": 8, "video_channels": 32, "lip_size": 32},
     "swiftnet_*": {"n_rounds": 2, "channels": 16, "hidden_channels": 8, "video_channels": 32, "lip_size": 32},
     "visualvoice*": {"channels": 8, "face_size": 64, "lip_size": 32},
-    "voices_first": {"channels": 16, "n_blocks": 1, "score_channels": 16},
+    "voices_first": {"channels": 16, "n_blocks": 1, "follower": "dolphin_laptop_together_test"},
 }
 """Pattern of names -> settings under which large models are tested here, so that the tests stay quick."""
 

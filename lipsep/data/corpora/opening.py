@@ -34,7 +34,7 @@ def prepare_clips(data: DataPart, lips: LipRecipe) -> tuple[Clips, Clips, Talkin
             training, validation = (FinishedClips(open_split(data.finished, part)) for part in (TRAINING, VALIDATION))
         else:
             training, validation = synthetic_split(data.synthetic) if data.synthetic else filmed_split(data, hook)
-        unfilmed = unfilmed_corpus(data.unfilmed, training, data.prepared, hook) if data.unfilmed else None
+        unfilmed = _unfilmed(data, training, hook, held_out=False) if data.unfilmed else None
         noises = noise_corpus(data.noises, hook) if data.noises else None
     if lips.source == "pixels" and training.pictures is None:
         Console(stderr=True).print(
@@ -43,6 +43,24 @@ def prepare_clips(data: DataPart, lips: LipRecipe) -> tuple[Clips, Clips, Talkin
             highlight=False,
         )
     return training, validation, unfilmed, noises
+
+
+def prepare_held_out(data: DataPart, filmed: TalkingClips) -> TalkingClips:
+    """Voices of the talkers that the recipe holds out; filmed: the clips to train on.
+
+    Raises:
+        ModelError: none of them is there.
+    """
+    return _unfilmed(data, filmed, None, held_out=True)
+
+
+def _unfilmed(data: DataPart, filmed: TalkingClips, hook: Hook | None, held_out: bool) -> TalkingClips:
+    clips = join([unfilmed_corpus(folder, filmed, data.prepared, hook) for folder in data.unfilmed])
+    kept = clips.select(i for i, talker in enumerate(clips.talkers) if (talker in data.unfilmed_held_out) == held_out)
+    if not len(kept):
+        which = "is one of" if held_out else "is none but"
+        raise ModelError(f"recipe: of {len(clips)} unfilmed clips, no talker {which} those of data.unfilmed_held_out")
+    return kept
 
 
 def filmed_split(data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:

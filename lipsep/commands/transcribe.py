@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lipsep.commands.terminal import Device, Threads, progress, takes_options
+from lipsep.errors import install_line
 from lipsep.separation.options import Options
 
 
@@ -43,7 +44,7 @@ def transcribe(
         paths = write_segments(folder)
         typer.echo(
             f"{len(paths)} stretches of speech in '{folder / 'segments'}', for a program that recognises speech; with "
-            "faster-whisper (pip install 'lipsep[transcribe]') the same command writes subtitles"
+            f"faster-whisper ({install_line('transcribe')}) the same command writes subtitles"
         )
         return
     with progress(source.name) as hook:

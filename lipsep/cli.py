@@ -87,6 +87,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = ["--debug"] * debug + [a for a in arguments if a != "--debug"]  # may stand anywhere
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot write (LC_ALL=C, code pages) ends nothing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, Stopped.on_signal)
     try:

@@ -49,6 +49,13 @@ def plain_reason(error: BaseException) -> str | None:
     return None
 
 
+def without_flags(message: str) -> str:
+    """A message for people who have no command line before them: clauses that name its flags are left out."""
+    clauses = re.split(r"(?<=[;,:]) ", message)
+    kept = " ".join(clause for clause in clauses if not re.search(r"(^|[ '(])--?[a-z]", clause))
+    return kept.rstrip(";,: ") or "this cannot be separated as it is"
+
+
 @contextmanager
 def needs_extra(what: str, extra: str = "train") -> Iterator[None]:
     """Say which optional part of lipsep is missing, where a package that `what` needs is not installed."""

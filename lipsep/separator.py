@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable
@@ -77,6 +78,21 @@ class SeparationResult:
         )
 
 
+def _in_float32(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Whatever torch makes unasked elsewhere (`torch.set_default_dtype`), here it makes float32, as the weights are."""
+
+    @functools.wraps(method)
+    def called(*given: Any, **named: Any) -> Any:
+        kept = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            return method(*given, **named)
+        finally:
+            torch.set_default_dtype(kept)
+
+    return called
+
+
 class Separator:
     """Separates the voices of everyone who is visible in a video.
 
@@ -95,6 +111,7 @@ class Separator:
         ModelError: unknown model or device. WeightsError: missing, damaged or foreign weights.
     """
 
+    @_in_float32
     def __init__(
         self,
         model: str | os.PathLike | SeparationModel = DEFAULT_MODEL,
@@ -133,6 +150,7 @@ class Separator:
         """
         return cls(load_model(name, revision=revision, cache_dir=cache_dir, token=token), device, **settings)
 
+    @_in_float32
     def __call__(
         self,
         source: str | os.PathLike | BinaryIO | tuple[np.ndarray, np.ndarray],

@@ -11,6 +11,7 @@ import numpy as np
 import opentimelineio
 import pytest
 import soundfile
+import torch
 from portraits import film, scene
 from typer.testing import CliRunner
 
@@ -249,3 +250,13 @@ def test_a_recording_of_silence_is_refused_before_faces_are_looked_for(model_fol
     with pytest.raises(MediaError, match="silent from beginning to end"):
         Separator(model_folder)((np.full(16_000, 1e-5), frames), hook=lambda step, *_: steps.append(step))
     assert "faces" not in steps
+
+
+def test_another_default_of_torch_breaks_nothing(source, model_folder):
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = Separator(model_folder)(source, end=0.6, speakers=1)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert result.voices.dtype == np.float32 and np.isfinite(result.voices).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections import Counter
@@ -37,7 +38,7 @@ def find_tasks(inputs: Iterable[Path], out: Path, recursive: bool = False) -> li
         MediaError: a folder holds no video. OutputError: two inputs would share a folder of results.
     """
     tasks: list[Task] = []
-    for given in inputs:
+    for given in _expanded(inputs):
         if not given.is_dir():
             tasks.append(Task(given, out / given.stem))
             continue
@@ -54,6 +55,27 @@ def find_tasks(inputs: Iterable[Path], out: Path, recursive: bool = False) -> li
     if twice:
         raise OutputError(f"two inputs would both write to '{min(twice)}': separate them with different -o")
     return tasks
+
+
+def _expanded(inputs: Iterable[Path]) -> Iterator[Path]:
+    """What was named, with wildcards that the shell left alone (Windows, quotes) replaced by the files that they mean.
+
+    Raises:
+        MediaError: a wildcard fits nothing; standard input and addresses cannot be read again and again.
+    """
+    for given in inputs:
+        text = str(given)
+        if text == "-":
+            raise MediaError("standard input cannot be read: save the video to a file and name that")
+        if re.match(r"[a-z][a-z0-9+.-]+:/", text, re.IGNORECASE) and not given.exists():
+            raise MediaError(f"'{text}' is an address: download the video first and name the file")
+        if given.exists() or not glob.has_magic(text):
+            yield given
+            continue
+        found = sorted(glob.glob(text))
+        if not found:
+            raise MediaError(f"no file fits '{text}': check the folder and the pattern")
+        yield from map(Path, found)
 
 
 def _key(path: Path) -> str:

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from lipsep.constants import STEP_NAMES
+from lipsep.errors import without_flags
 
 STEPS = ("read", "faces", "lips", "separate", "write")
 
@@ -21,7 +22,7 @@ def progress_html(step: str, completed: int, total: int | None) -> str:
 
 def failure_html(message: str) -> str:
     """One sentence instead of a result."""
-    return f'<p class="lipsep-failure" role="alert">{escape(message)}</p>'
+    return f'<p class="lipsep-failure" role="alert">{escape(without_flags(message))}</p>'
 
 
 def people_html(people: Sequence[dict[str, Any]]) -> str:
@@ -69,7 +70,11 @@ def _row(base: str, voice: str, track: dict[str, Any] | None, duration_s: float)
             f'<i style="left:{100 * a / duration_s:.2f}%;width:{100 * (b - a) / duration_s:.2f}%"></i>'
             for a, b in track["presence"]
         )
-        presence = f'<div class="lipsep-presence" title="visible; click to go there">{spans}</div>'
+        spans += "".join(
+            f'<b style="left:{100 * a / duration_s:.2f}%;width:{100 * (b - a) / duration_s:.2f}%"></b>'
+            for a, b in track.get("speech", ())
+        )
+        presence = f'<div class="lipsep-presence" title="light: visible; dark: speaks; click to go there">{spans}</div>'
         kinds = [name.rsplit(".", 1)[1] for name in track["files"] if not name.startswith("artifacts/")]
         links = " ".join(
             f'<a data-person="{n}" data-kind="{kind}" download="speaker_{n}.{kind}" href="{base}/{voice}.{kind}">'

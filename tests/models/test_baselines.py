@@ -30,8 +30,8 @@ def released_states(manifest: Path) -> list[dict[str, torch.Tensor]]:
 @pytest.mark.parametrize(
     ("name", "reference", "n_voices", "lip_size", "n_parameters"),
     [
-        ("avlit_8", "AVLIT-8s1", 1, 64, 5_548_486),
-        ("avlit_8", "AVLIT-8", 2, 64, 5_745_606),
+        ("avlit_8_fusion_0", "AVLIT-8s1", 1, 64, 5_548_486),
+        ("avlit_8_fusion_0", "AVLIT-8", 2, 64, 5_745_606),
         ("ctcnet", "CTCNet", 1, 88, 18_334_045),
         ("av_convtasnet", "AV-ConvTasNet", 1, 88, 25_014_530),
     ],

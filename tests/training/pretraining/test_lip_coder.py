@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.encoders.vector_quantizer import VectorQuantizer
 from lipsep.errors import MediaError, ModelError
 from lipsep.lips.recipes import lip_recipe
-from lipsep.models import create_model
+from lipsep.models import create_model, model_config
 from lipsep.training import pretrain, train
 from lipsep.training.pretraining.coder import perplexity
 from lipsep.training.pretraining.start import Pretraining
@@ -119,11 +120,13 @@ def test_a_separator_learns_to_use_other_eyes(tmp_path):
 
 def test_a_separator_is_taken_over_by_a_model_that_has_more(tmp_path):
     """What the other model lacks, places for several faces, begins untaught; pretraining begins with the rest."""
-    given = create_model("dolphin_test", masking=True)
+    sizes = asdict(model_config("dolphin_test", masking=True, n_codes=16, code_dim=8))
+    given = create_model("dolphin_laptop", **sizes)
     save_model(given, tmp_path / "given", {"licence": "none", "provenance": "a toy"})
     path = write(tmp_path)
     content = yaml.safe_load(path.read_text())
-    content["model"] |= {"initial_separator": "./given", "overrides": {"masking": True, "n_src": 2}}
+    several = {**sizes, "video_layers": list(sizes["video_layers"]), "n_src": 2}
+    content["model"] = {"name": "dolphin_laptop", "initial_separator": "./given", "overrides": several}
     path.write_text(yaml.safe_dump(content))
     model = Pretraining.open(path, "lip_coder").model
     assert model.faces_at_once and model.rivals.linear.weight.any()

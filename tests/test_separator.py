@@ -19,7 +19,6 @@ import pytest
 import soundfile
 from scenes import Clip, Shot, build_clip, demo_people
 
-import lipsep.separator
 from lipsep.errors import FaceError, MediaError, ModelError, OutputError
 from lipsep.faces.tracks import FaceTrack
 from lipsep.media.clip import FileClip
@@ -70,7 +69,7 @@ def done(clip, tmp_path_factory):
 def known(done, monkeypatch) -> list[FaceTrack]:
     """The people of `clip` as they were found in `done`: what follows after finding them is tested faster."""
     tracks = done[1].tracks
-    monkeypatch.setattr(lipsep.separator, "find_faces", lambda frames, *, speakers, **_: tracks[:speakers])
+    monkeypatch.setattr("lipsep.results.people.find_faces", lambda frames, *, speakers, **_: tracks[:speakers])
     return tracks
 
 
@@ -333,7 +332,7 @@ def test_a_face_that_never_speaks_is_pointed_out(clip, known, monkeypatch):
     """Somebody silent, or a poster: one cannot tell, so the report leaves it to the user."""
     rigid = np.where(np.isnan(known[1].landmarks), np.nan, known[1].landmarks[-1])
     tracks = [known[0], replace(known[1], landmarks=rigid.astype(np.float32))]
-    monkeypatch.setattr(lipsep.separator, "find_faces", lambda *_, **__: tracks)
+    monkeypatch.setattr("lipsep.results.people.find_faces", lambda *_, **__: tracks)
     with pytest.warns(UserWarning, match="lips of person 2 hardly move"):
         result = separator()(clip.path)
     assert [("hardly move" in w) for w in result.report["warnings"]] == [True]
@@ -406,7 +405,7 @@ def test_a_short_absence_does_not_cut_a_word(clip, known, monkeypatch):
     """A hand before the mouth for 0.4 s: the tracker loses the face, the voice goes on."""
     present = known[0].present.copy()
     present[30:40] = False
-    monkeypatch.setattr(lipsep.separator, "find_faces", lambda *_, **__: [replace(known[0], present=present)])
+    monkeypatch.setattr("lipsep.results.people.find_faces", lambda *_, **__: [replace(known[0], present=present)])
     result = separator()(clip.path)
     np.testing.assert_allclose(result.voices[0], 0.25 * load_audio(clip.path), atol=1e-6)
     assert len(result.report["tracks"][0]["presence"]) == 2  # the report tells what was seen
@@ -448,6 +447,8 @@ def test_an_hour_needs_little_memory_and_comes_out_whole(tmp_path):
     script = textwrap.dedent("""
         import sys
         import numpy as np
+        import lipsep.results.people as people
+        import lipsep.results.run as run
         import lipsep.separator as s
         from lipsep.faces.tracks import FaceTrack
         from lipsep.media.reading import Frame
@@ -479,7 +480,7 @@ def test_an_hour_needs_little_memory_and_comes_out_whole(tmp_path):
             def __init__(self): super().__init__(None, lip_recipe="mesh_32", keeps_level=True)
             def forward(self, mixture, lips): return 0.25 * mixture[:, None]
 
-        s.FileClip, s.find_faces = Hour, find_faces
+        run.FileClip, people.find_faces = Hour, find_faces
         report = s.Separator(Share(), "cpu")("hour.mp4", sys.argv[1], video="none").report
         print(report["peak_memory_mib"], report["input"]["n_samples"])
     """)

@@ -39,7 +39,11 @@ _CANNOT_WRITE = {
 
 
 ResultName = Annotated[
-    str, Field(pattern=r"^(artifacts/)?(speaker_\d{1,6}[._][\w.]{1,80}|(residual|original)\.wav|overview\.png)$")
+    str,
+    Field(
+        pattern=r"^(artifacts/)?(speaker_\d{1,6}[._][^/\\]{1,200}|overview\.png|who_speaks_when\.(rttm|txt|csv)|timeline\.otio"
+        r"|(residual|original|remix|tracks)\.(wav|flac|mp3|opus|mp4|mov|mkv))$"
+    ),
 ]
 """What a report may list: nothing outside its folder, and nothing that a run would not write."""
 

@@ -17,7 +17,6 @@ from golden import fill_manifest, golden_audio, hash_uniform, snr_db
 from places import ROOT
 from torch import Tensor, nn
 
-import lipsep.separator
 from lipsep.checkpoints.folder import load_model
 from lipsep.data.mixing.bin_pipeline import bin_mixture
 from lipsep.errors import ModelError, WeightsError
@@ -254,7 +253,7 @@ def test_a_video_gives_as_many_voices_as_faces_whatever_number_the_model_takes(m
     both = separator(demo)
     assert both.voices.shape[0] == 2 and both.report["settings"]["iterations"] == 3
     tracks = both.tracks
-    monkeypatch.setattr(lipsep.separator, "find_faces", lambda frames, *, speakers, **_: tracks[:speakers])
+    monkeypatch.setattr("lipsep.results.people.find_faces", lambda frames, *, speakers, **_: tracks[:speakers])
     fewer = separator(demo, iterations=1)
     assert fewer.report["settings"]["iterations"] == 1 and np.abs(fewer.voices - both.voices).max() > 1e-4
     np.testing.assert_allclose(separator(demo).voices, both.voices, atol=1e-6)  # as it was made

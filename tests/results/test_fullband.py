@@ -12,7 +12,6 @@ import torch
 from clips import make_clip
 from scipy.signal import butter, resample_poly, sosfiltfilt
 
-import lipsep.separator
 from lipsep.errors import OptionError
 from lipsep.faces.tracks import FaceTrack
 from lipsep.losses import si_snr
@@ -140,7 +139,7 @@ def test_files_come_back_at_the_rate_and_with_the_channels_of_the_input(tmp_path
     points = np.random.default_rng(0).uniform(10, 50, (50, 68, 2)).astype(np.float32)
     box, face = np.tile(np.float32([8, 8, 56, 40]), (50, 1)), np.zeros((96, 96, 3), np.uint8)
     tracks = [FaceTrack(k, np.ones(50, bool), box, points, face) for k in (1, 2)]
-    monkeypatch.setattr(lipsep.separator, "find_faces", lambda *_, **__: tracks)
+    monkeypatch.setattr("lipsep.results.people.find_faces", lambda *_, **__: tracks)
     separator = Separator(Share(), "cpu")
     result = separator(source, tmp_path / "out", rate="original")
     assert result.sample_rate == rate and result.report["settings"]["rate"] == "original"

@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from lipsep.errors import OptionError
 
@@ -25,15 +25,18 @@ def _words(given: object) -> object:
     return tuple(word.strip() for each in several for word in str(each).split(",") if word.strip())
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-"""Several words: a list, or one text with commas."""
-_FORMS = {  # of one word
-    "people": r"\d+(\+\d+)*",
-    "name": r"\d+=[^=/\\]+",
-    "gain": rf"(\d+|{RESIDUAL})=[-+]?\d+(\.\d+)?",
-    "mute": rf"\d+|{RESIDUAL}",
-    "solo": rf"\d+|{RESIDUAL}",
-}
+def _each(form: str) -> Any:
+    """What each word looks like, as the HTTP interface describes it, too; several may still stand in one text."""
+    return Field(pattern=f"^({form})(,({form}))*$")
+
+
+_WHO = rf"[0-9]{{1,4}}|{RESIDUAL}"
+People = Annotated[tuple[Annotated[str, _each(r"[0-9]{1,4}(\+[0-9]{1,4})*")], ...], BeforeValidator(_words)]
+Names = Annotated[tuple[Annotated[str, _each(r"[0-9]{1,4}=[^=/\\,]+")], ...], BeforeValidator(_words)]
+Gains = Annotated[
+    tuple[Annotated[str, _each(rf"({_WHO})=[-+]?[0-9]{{1,4}}(\.[0-9]{{1,4}})?")], ...], BeforeValidator(_words)
+]
+Whose = Annotated[tuple[Annotated[str, _each(_WHO)], ...], BeforeValidator(_words)]
 
 
 class Options(BaseModel):
@@ -75,11 +78,11 @@ class Options(BaseModel):
     )
     start: float = Field(0.0, ge=0, description="Begin here: seconds, or h:mm:ss; times then count from there.")
     end: float | None = Field(None, gt=0, description="End here: seconds, or h:mm:ss.")
-    people: Words = Field((), description="Separate these people alone, such as 1,3; 1+4 are one person.")
-    name: Words = Field((), description="What a person is called, in names of files too, such as 1=Anna.")
-    gain: Words = Field((), description="Turn somebody up or down in remix.wav, in dB: 2=-12, or residual=-6.")
-    mute: Words = Field((), description="Leave somebody out of remix.wav: a number, or residual.")
-    solo: Words = Field((), description="Leave everybody else out of remix.wav: a number, or residual.")
+    people: People = Field((), description="Separate these people alone, such as 1,3; 1+4 are one person.")
+    name: Names = Field((), description="What a person is called, in names of files too, such as 1=Anna.")
+    gain: Gains = Field((), description="Turn somebody up or down in remix.wav, in dB: 2=-12, or residual=-6.")
+    mute: Whose = Field((), description="Leave somebody out of remix.wav: a number, or residual.")
+    solo: Whose = Field((), description="Leave everybody else out of remix.wav: a number, or residual.")
     tracks: Literal["none", "mp4", "mov", "mkv", "wav"] = Field(
         "none", description="One film more with the original and a named sound track per person; wav: as channels."
     )
@@ -123,15 +126,6 @@ class Options(BaseModel):
                 raise ValueError("use seconds, or h:mm:ss")
             return sum(float(part) * 60**k for k, part in enumerate(reversed(parts)))
         return time
-
-    @field_validator(*_FORMS)
-    @classmethod
-    def _in_form(cls, words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for word in words:
-            if not re.fullmatch(_FORMS[info.field_name], word):
-                description = cls.model_fields[info.field_name].description
-                raise ValueError(f"'{word}' is not understood: {description[0].lower()}{description[1:]}")
-        return words
 
     @property
     def names(self) -> dict[int, str]:

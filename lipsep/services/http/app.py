@@ -8,10 +8,14 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
@@ -119,7 +123,7 @@ def create_app(
             senders.pop(job_id, None)
         return [data / job_id for job_id, sender in list(senders.items()) if sender == address]
 
-    common = {code: {"model": Problem} for code in (401, 403, 408, 413, 507)}
+    common = {code: {"model": Problem} for code in (401, 403, 408, 413, 422, 507)}
     app = FastAPI(
         title="lipsep",
         version=__version__,
@@ -134,6 +138,12 @@ def create_app(
     max_bytes = int(limits.upload_mb * 2**20) + FORM_BYTES
     app.add_middleware(Gate, names=names, max_bytes=max_bytes, token=token, room=room)
     unknown = {404: {"model": Problem, "description": "no such job, or not any more"}}
+
+    @app.exception_handler(RequestValidationError)
+    def not_understood(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return JSONResponse({"detail": f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}"}, 422)
 
     @app.exception_handler(OutputError)
     def cannot_store(_: Request, error: OutputError) -> JSONResponse:
@@ -235,7 +245,10 @@ def _options_form() -> Callable[..., Options]:
     defaults, parameters = Options.from_environment(), []
     for name, field in Options.model_fields.items():
         if name != "overwrite":  # a job's results are new
-            annotation = Annotated[(field.annotation, *field.metadata, Form(description=field.description))]
+            kind = field.annotation
+            if NoneType in get_args(kind):  # a form cannot say null: the field is left out
+                kind = reduce(or_, (each for each in get_args(kind) if each is not NoneType))
+            annotation = Annotated[(kind, *field.metadata, Form(description=field.description))]
             default = getattr(defaults, name)
             parameters.append(
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -10,8 +10,8 @@ is better than either. To separate first and assign afterwards is how leading en
 recordings work; blocks, sizes and the mean are our own. No paper's figures are to be met; MODELS.md says what the
 shipped weights reach.
 
-Both networks see the mixture once, however many faces there are. Lips that are late, hidden or wrong cannot spoil the
-voices that were taken apart by sound: they can only choose another one.
+Lips may be late or early by a few pictures. Voices that are apart tell: each is loud when its own lips are open, at the
+true lag more than at another. The follower watches the lips at the likeliest of a few lags.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import ModelError
 from lipsep.layers.sru import SRULayer
 from lipsep.models.base import SeparationModel
@@ -199,6 +200,15 @@ class VoiceSeparator(nn.Module):
         values = self.split.split(bins.permute(2, 0, 1).unsqueeze(-1))  # (T', B, K, W)
         return values.sum(-1).transpose(0, 1)
 
+    def loudness(self, voices: Tensor, mixture: Tensor, n_frames: int) -> Tensor:
+        """Logarithm of the power where lips tell most, its floor 30 dB below the mixture: (B, V, T) -> (B, V, F)."""
+        low, high = (round(hz * self.config.n_fft / SAMPLE_RATE) for hz in SPEECH_HZ)
+        heard = torch.cat([voices, mixture.unsqueeze(1)], 1).flatten(0, 1)
+        power = self._transform(heard)[:, low:high].abs().square().sum(1)  # (B (V + 1), T')
+        power = F.adaptive_avg_pool1d(power.unsqueeze(1), n_frames).unflatten(0, (len(mixture), -1)).squeeze(2)
+        floor = 1e-3 * power[:, -1:].mean(-1, keepdim=True) + 1e-12
+        return (power[:, :-1] + floor).log()
+
     def waveforms(self, spectra: Tensor, level: Tensor, n_samples: int) -> Tensor:
         """(B, n, bins, T'), (B, 1) -> (B, n, n_samples)"""
         c = self.config
@@ -233,10 +243,10 @@ def assignments(n_faces: int, n_voices: int) -> Tensor:
     return F.one_hot(torch.tensor(apart), n_voices + 1).float()
 
 
-def nearest(estimates: Tensor, voices: Tensor, choices: Tensor) -> Tensor:
-    """The assignment with the least squared error between the estimates and what they are given.
+def squared_errors(estimates: Tensor, voices: Tensor, choices: Tensor) -> Tensor:
+    """Between the estimates and what each assignment gives them.
 
-    Shape: estimates (B, n, T), voices (B, V, T), choices (A, n, V + 1) -> (B, n, V + 1), 0 or 1.
+    Shape: estimates (B, n, T), voices (B, V, T), choices (A, n, V + 1) -> (B, A).
     """
     candidates = torch.cat([voices, torch.zeros_like(voices[:, :1])], 1)  # (B, V + 1, T)
     error = (
@@ -244,7 +254,46 @@ def nearest(estimates: Tensor, voices: Tensor, choices: Tensor) -> Tensor:
         + candidates.square().sum(-1).unsqueeze(1)
         - 2 * estimates @ candidates.mT
     )  # (B, n, V + 1)
-    return choices[torch.einsum("bnv,anv->ba", error, choices).argmin(1)]
+    return torch.einsum("bnv,anv->ba", error, choices)
+
+
+# --- When did the lips move ------------------------------------------------------------------------------------------
+
+LAGS = ((-5, -4, -3, -2), (-1, 0, 1), (2, 3, 4, 5))
+"""Pictures (40 ms) that lips may be late by: of each group the likeliest is tried."""
+SPEECH_HZ = (300, 5000)  # louder with open lips
+SLOW_FRAMES = 51  # 2 s: what changes more slowly tells nothing of a lag
+UNLIKELY_S = 0.09  # over the seconds seen: how much better each picture of a lag must make the agreement,
+RARE = 0.35  # and over their root: by how much more a lag of two pictures and more must
+CLEAR = 3.0  # what a clear choice of voices, per power of the mixture, weighs against agreement
+
+
+def without_slow_changes(curves: Tensor) -> Tensor:
+    """Curves less their mean over 2 s around. Shape: (B, n, F) -> (B, n, F)."""
+    around = F.pad(curves, (SLOW_FRAMES // 2, SLOW_FRAMES // 2), mode="replicate")
+    return curves - F.avg_pool1d(around, SLOW_FRAMES, 1)
+
+
+def agreement(openings: Tensor, loudness: Tensor, lag: int) -> Tensor:
+    """Correlation of each mouth's opening, `lag` pictures late, with each voice's loudness.
+
+    Shape: (B, n, F), (B, V, F) -> (B, n, V), -1 to 1.
+    """
+    n_frames = openings.shape[-1]
+    seen = openings[..., max(lag, 0) : n_frames + min(lag, 0)]
+    heard = loudness[..., max(-lag, 0) : n_frames - max(lag, 0)]
+    seen, heard = (curves - curves.mean(-1, keepdim=True) for curves in (seen, heard))
+    return F.normalize(seen, dim=-1, eps=1e-6) @ F.normalize(heard, dim=-1, eps=1e-6).mT
+
+
+def shown_later(lips: Tensor, lag: Tensor) -> Tensor:
+    """Lips as they would be without their lag; the first or the last picture stands still at the end.
+
+    Shape: lips (B, n, F, S, S), lag (B,) in pictures -> (B, n, F, S, S).
+    """
+    n_frames = lips.shape[2]
+    frames = (torch.arange(n_frames, device=lips.device) + lag.unsqueeze(1)).clamp(0, n_frames - 1)  # (B, F)
+    return lips.take_along_dim(frames[:, None, :, None, None], 2)
 
 
 # --- The whole -------------------------------------------------------------------------------------------------------
@@ -271,14 +320,47 @@ class VoicesFirst(SeparationModel):
 
     def forward(self, mixture: Tensor, lips: Tensor) -> Tensor:
         """Shape: mixture (B, T), lips (B, n, F, S, S) -> (B, n, T)."""
-        followed = self.follower(mixture, lips)  # (B, n, T)
         voices = self.separator(mixture)[:, :-1]  # (B, V, T)
-        choices = self.choices
-        if self.training:  # everybody is given a voice, so that both networks learn
-            choices = choices[choices[..., -1].sum(1) == choices[..., -1].sum(1).min()]
-        chosen = nearest(followed.detach(), voices.detach(), choices)  # (B, n, V + 1)
+        followed, chosen = self._teach(mixture, lips, voices) if self.training else self._follow(mixture, lips, voices)
         own = chosen[..., :-1] @ voices + chosen[..., -1:] * followed  # who is given none keeps what was followed
         return (followed + own) / 2
+
+    def _teach(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_follow`, of lips in time; everybody is given a voice, so that both networks learn."""
+        followed = self.follower(mixture, lips)
+        without = self.choices[..., -1].sum(1)  # (A,): faces that are given none
+        error = squared_errors(followed.detach(), voices.detach(), self.choices[without == without.min()])
+        return followed, self.choices[without == without.min()][error.argmin(1)]
+
+    def _follow(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor]:
+        """What the follower hears, lips at their likeliest lag, (B, n, T); whose voice is whose, (B, n, V + 1)."""
+        lags, score = self._likely_lags(mixture, lips, voices)  # (B, G)
+        n_lags, batch = lags.shape[1], len(mixture)
+        tried = torch.cat([shown_later(lips, lag) for lag in lags.unbind(1)])  # (G B, n, F, S, S)
+        followed = self.follower(mixture.repeat(n_lags, 1), tried).unflatten(0, (n_lags, batch)).transpose(0, 1)
+        power = mixture.square().sum(-1).clamp(min=1e-8)[:, None, None]
+        errors = torch.stack([squared_errors(each, voices, self.choices) for each in followed.unbind(1)], 1) / power
+        best, second = errors.topk(2, dim=2, largest=False).values.unbind(2)  # (B, G)
+        likeliest = (score + CLEAR * (second - best)).argmax(1)  # (B,)
+        rows = torch.arange(batch, device=mixture.device)
+        return followed[rows, likeliest], self.choices[errors[rows, likeliest].argmin(1)]
+
+    def _likely_lags(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest lag of each group of LAGS, in pictures, and how likely it is: (B, G) each."""
+        openings = self.follower.video_encoder.values(lips.flatten(0, 1))[..., 0].unflatten(0, lips.shape[:2])
+        openings = without_slow_changes(openings)  # (B, n, F)
+        loudness = without_slow_changes(self.separator.loudness(voices, mixture, lips.shape[2]))  # (B, V, F)
+        seconds = lips.shape[2] / FPS
+        scores = []
+        for lag in itertools.chain(*LAGS):
+            fits = F.pad(agreement(openings, loudness, lag), (0, 1))  # (B, n, V + 1): no voice, no agreement
+            scores.append(torch.einsum("bnv,anv->ba", fits, self.choices).amax(1) - UNLIKELY_S / seconds * abs(lag))
+        lags, best = [], []
+        for group, of_group in zip(LAGS, torch.stack(scores, 1).split([len(group) for group in LAGS], 1), strict=True):
+            score, place = of_group.max(1)
+            best.append(score if 0 in group else score - RARE / seconds**0.5)
+            lags.append(torch.tensor(group, device=lips.device)[place])
+        return torch.stack(lags, 1), torch.stack(best, 1)
 
     def video_parts(self) -> tuple[nn.Module, ...]:
         """What the follower watches with."""

@@ -7,7 +7,7 @@ import torch
 
 from lipsep.errors import ModelError
 from lipsep.models import SeparationModel, create_model
-from lipsep.models.voices_first import BandSplit, assignments, nearest
+from lipsep.models.voices_first import LAGS, BandSplit, agreement, assignments, shown_later, squared_errors
 
 
 def small() -> SeparationModel:
@@ -37,6 +37,10 @@ def test_swapping_the_faces_swaps_the_voices() -> None:
     torch.testing.assert_close(swapped, voices.flip(1), rtol=1e-4, atol=1e-5)
 
 
+def nearest(estimates: torch.Tensor, voices: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
+    return choices[squared_errors(estimates, voices, choices).argmin(1)]
+
+
 def test_each_face_gets_the_voice_that_is_nearest_and_no_voice_is_given_twice() -> None:
     generator = torch.Generator().manual_seed(2)
     voices = torch.randn(1, 3, 400, generator=generator)
@@ -54,12 +58,42 @@ def test_what_is_heard_is_the_mean_of_the_two_networks_and_of_one_where_no_voice
     model, generator = small(), torch.Generator().manual_seed(3)
     mixture, lips = torch.randn(1, 16_000, generator=generator), torch.randn(1, 2, 25, 8, 8, generator=generator)
     with torch.no_grad():
-        followed, voices = model.follower(mixture, lips), model.separator(mixture)[:, :-1]
-        chosen = nearest(followed, voices, model.choices)[0]
+        voices = model.separator(mixture)[:, :-1]
+        followed, chosen = (found[0] for found in model._follow(mixture, lips, voices))
+        at_lags = [
+            model.follower(mixture, shown_later(lips, torch.tensor([lag])))[0] for group in LAGS for lag in group
+        ]
+        assert min((followed - heard).abs().max() for heard in at_lags) < 1e-6
+        assert torch.equal(chosen, nearest(followed[None], voices, model.choices)[0])
         for k, heard in enumerate(model(mixture, lips)[0]):
             which = int(chosen[k].argmax())
-            own = followed[0, k] if which == 3 else voices[0, which]
-            torch.testing.assert_close(heard, (followed[0, k] + own) / 2)
+            own = followed[k] if which == 3 else voices[0, which]
+            torch.testing.assert_close(heard, (followed[k] + own) / 2)
+
+
+def talk(n_frames: int, seed: int) -> torch.Tensor:
+    """How loud somebody is who speaks about four syllables a second: (n_frames,)."""
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.randn(1, 1, n_frames + 4, generator=random)
+    return torch.nn.functional.avg_pool1d(noise, 5, 1)[0, 0]
+
+
+@pytest.mark.parametrize("lag", [-4, -1, 0, 3, 5])
+def test_lips_and_loudness_agree_most_at_the_lag_that_the_lips_have(lag: int) -> None:
+    loudness = torch.stack([talk(100, 1), talk(100, 2)])
+    openings = loudness.roll(lag, -1)  # lag > 0: seen later than heard
+    fits = {d: agreement(openings[None], loudness[None], d)[0].diagonal().sum() for d in range(-5, 6)}
+    assert max(fits, key=fits.get) == lag and fits[lag] > 1.95  # of 2, a correlation of 1 each
+
+
+def test_lips_are_shown_as_they_would_be_without_their_lag() -> None:
+    moments = torch.arange(6.0).expand(1, 1, 6)
+    late = moments.clamp(min=2) - 2  # what is seen is two pictures old: 0 0 0 1 2 3
+    shown = shown_later(
+        torch.stack([late, moments], 1)[..., None, None].flatten(1, 2).repeat(2, 1, 1, 1, 1), torch.tensor([2, 0])
+    )
+    assert shown[0, 0].flatten().tolist() == [0, 1, 2, 3, 3, 3]
+    assert shown[1, 1].flatten().tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_every_assignment_is_there_once() -> None:

@@ -124,8 +124,9 @@ def test_people_who_arrive_late_and_nobody_in_the_first_frame(separator, tmp_pat
     assert not result.voices[1][:16_000].any()  # nobody there yet: silence
 
 
-def test_swap_the_lips_and_the_voices_swap(separator):
-    """Each face of the bundled clip fetches its own voice, and the other's lips fetch the other's."""
+@pytest.mark.parametrize("late_ms", [0, 120])
+def test_swap_the_lips_and_the_voices_swap(separator, late_ms):
+    """Each face of the bundled clip fetches its own voice, and the other's lips fetch the other's, late lips too."""
     from importlib.resources import files
 
     path = Path(str(files("lipsep") / "assets" / "demo.mp4"))
@@ -135,6 +136,7 @@ def test_swap_the_lips_and_the_voices_swap(separator):
     mixture = load_audio(path)
     n_frames = min(len(clean), len(mixture)) // 640
     pictures = np.stack([one.read(0, n_frames) for one in lips])  # (2, F, S, S)
+    pictures = np.roll(pictures, late_ms // 40, axis=1)
     voices = clean[: n_frames * 640].T.copy()  # (2, T)
     people, levels = ("left", "right"), (0.0, 0.0)
     for order in ([0, 1], [1, 0]):

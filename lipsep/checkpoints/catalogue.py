@@ -12,7 +12,7 @@ from typing import Any
 from lipsep.errors import WeightsError
 
 PACKAGED = Path(__file__).parents[1] / "weights"
-DEFAULT_MODEL = "dolphin_laptop_together"
+DEFAULT_MODEL = "voices_first"
 CONFIG, WEIGHTS, PICKLES = "config.json", "model.safetensors", ("pytorch_model.bin", "model.pt", "best_model.pth")
 _LARGEST_CARD = 2**20  # bytes
 

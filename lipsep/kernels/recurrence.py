@@ -7,6 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipsep.kernels.exporting import is_exporting
+
+EXPORTED = ("lipsep", "scan")
+"""Domain and name of the operator that stands for `scan` in a graph; `lipsep.onnx.export` says what it computes."""
+
 
 def plain_scan(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
     """The definition; see `scan`."""
@@ -23,6 +28,8 @@ def scan(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
 
     Shape: z, a (L, N, C), v (C,), start (N, C), the carry before the first step -> (L, N, C).
     """
+    if is_exporting():
+        return _ExportedScan.apply(z, a, v, start)
     return _Scan.apply(z, a, v, start) if torch.is_grad_enabled() else _carries(z, a, v, start)
 
 
@@ -59,3 +66,15 @@ class _Scan(torch.autograd.Function):
             steps[t - 1].addcmul_(steps[t], by_carry[t])
         grad_a = grad * by_gate
         return grad * (1 - forget), grad_a, (grad_a * before).sum((0, 1)), grad[0] * by_carry[0]
+
+
+class _ExportedScan(torch.autograd.Function):
+    """Traced as one operator, since a loop would be taken down step by step, for one length alone."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
+        return _carries(z, a, v, start)
+
+    @staticmethod
+    def symbolic(graph: Any, z: Any, a: Any, v: Any, start: Any) -> Any:
+        return graph.op("::".join(EXPORTED), z, a, v, start).setType(z.type())

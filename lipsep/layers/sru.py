@@ -72,7 +72,10 @@ class SRULayer(Arranged):
         """
         v_f, v_r, weight, bias = self.arranged()
         n_groups, n_directions, hidden = self.layout
-        windows = x.unflatten(-1, (n_groups, -1)).unfold(0, self.window, 1)  # (L', N, G, C_in / G, window)
+        groups = x.unflatten(-1, (n_groups, -1))  # (L, N, G, C_in / G)
+        windows = (
+            groups.unfold(0, self.window, 1) if self.window > 1 else groups.unsqueeze(-1)
+        )  # (L', N, G, C_in / G, window)
         rows = windows.permute(2, 0, 1, 4, 3).flatten(3).flatten(1, 2)  # (G, L' * N, window * C_in / G)
         maps = torch.baddbmm(bias, rows, weight).view(n_groups, *windows.shape[:2], n_directions, self.n_maps, hidden)
         maps = self.in_time(maps.permute(4, 1, 2, 0, 3, 5).flatten(3), time=1)  # (n_maps, L', N, C_out)

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import ModelError
+from lipsep.kernels.spectrogram import analyse_spectrum, multiply_spectra, synthesise_spectrum
 from lipsep.layers.sru import SRULayer
 from lipsep.models.base import SeparationModel
 from lipsep.models.registry import create_model, register_model
@@ -68,7 +69,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, 1e-5)
+        return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * self.weight
 
 
 class BandLinear(nn.Module):
@@ -142,7 +143,7 @@ class DualPathBlock(nn.Module):
 class VoiceMasks(nn.Module):
     """Complex masks of the voices and of a rest, which add up to one everywhere.
 
-    Shape: (T, B, K, C) -> complex (B, n_voices + 1, bins, T).
+    Shape: (T, B, K, C) -> pairs (B, n_voices + 1, 2, bins, T).
     """
 
     def __init__(self, channels: int, split: BandSplit, n_masks: int) -> None:
@@ -157,8 +158,7 @@ class VoiceMasks(nn.Module):
         values = self.output(F.glu(self.hidden(self.norm(x)), -1))
         values = split.join(values.unflatten(-1, (split.width, -1))).unflatten(-1, (self.n_masks, 2)).float()
         excess = values.sum(3, keepdim=True) - values.new_tensor([1.0, 0.0])  # (T, B, bins, 1, 2)
-        values = values - excess / self.n_masks
-        return torch.view_as_complex(values.contiguous()).permute(1, 3, 2, 0)  # (B, n, bins, T)
+        return (values - excess / self.n_masks).permute(1, 3, 4, 2, 0)  # (B, n, 2, bins, T)
 
 
 class VoiceSeparator(nn.Module):
@@ -177,26 +177,21 @@ class VoiceSeparator(nn.Module):
         self.register_buffer("window", torch.hann_window(config.n_fft).sqrt(), persistent=False)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        spectra, level = self.spectra(mixture)
-        return self.waveforms(spectra, level, mixture.shape[1])
-
-    def spectra(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the voices and the rest at a mixture level of 1, complex (B, n_voices + 1, bins, T'); the level (B, 1)."""
         spectrum, level = self.analyse(mixture)
-        return self.masks(self.hidden(spectrum)) * spectrum.unsqueeze(1), level
+        return self.waveforms(self.masks(self.hidden(spectrum)), spectrum, level, mixture.shape[1])
 
     def analyse(self, mixture: Tensor) -> tuple[Tensor, Tensor]:
-        """Spectrum of the mixture brought to a level of 1, complex (B, bins, T'), and the level that it had (B, 1)."""
+        """Spectrum of the mixture brought to a level of 1, (B, 2, bins, T'), and the level that it had, (B, 1)."""
         level = mixture.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-5)  # RMS
         return self._transform(mixture / level), level
 
     def hidden(self, spectrum: Tensor) -> Tensor:
-        """What the masks are made of: (B, bins, T') -> (T', B, K, C)."""
+        """What the masks are made of: (B, 2, bins, T') -> (T', B, K, C)."""
         return self.blocks(self._features(spectrum))
 
     def band_powers(self, sound: Tensor) -> Tensor:
         """Power of each band and frame: (B, T) -> (B, T', K)."""
-        bins = self._transform(sound).abs().square()  # (B, bins, T')
+        bins = self._transform(sound).square().sum(1)  # (B, bins, T')
         values = self.split.split(bins.permute(2, 0, 1).unsqueeze(-1))  # (T', B, K, W)
         return values.sum(-1).transpose(0, 1)
 
@@ -204,30 +199,30 @@ class VoiceSeparator(nn.Module):
         """Logarithm of the power where lips tell most, its floor 30 dB below the mixture: (B, V, T) -> (B, V, F)."""
         low, high = (round(hz * self.config.n_fft / SAMPLE_RATE) for hz in SPEECH_HZ)
         heard = torch.cat([voices, mixture.unsqueeze(1)], 1).flatten(0, 1)
-        power = self._transform(heard)[:, low:high].abs().square().sum(1)  # (B (V + 1), T')
-        power = F.adaptive_avg_pool1d(power.unsqueeze(1), n_frames).unflatten(0, (len(mixture), -1)).squeeze(2)
+        power = self._transform(heard)[:, :, low:high].square().sum((1, 2))  # (B (V + 1), T')
+        power = F.avg_pool1d(power.unsqueeze(1), 3, 1, 1, count_include_pad=False)  # 2.5 spectra a picture
+        power = F.interpolate(power, n_frames, mode="linear").squeeze(1).unflatten(0, (-1, voices.shape[1] + 1))
         floor = 1e-3 * power[:, -1:].mean(-1, keepdim=True) + 1e-12
         return (power[:, :-1] + floor).log()
 
-    def waveforms(self, spectra: Tensor, level: Tensor, n_samples: int) -> Tensor:
-        """(B, n, bins, T'), (B, 1) -> (B, n, n_samples)"""
-        c = self.config
-        sound = torch.istft(
-            spectra.flatten(0, 1) * math.sqrt(c.n_fft / 2), c.n_fft, c.hop, window=self.window, length=n_samples
-        )
-        return sound.unflatten(0, spectra.shape[:2]) * level.unsqueeze(1)
+    def waveforms(self, masks: Tensor, spectrum: Tensor, level: Tensor, n_samples: int) -> Tensor:
+        """(B, n, 2, bins, T'), (B, 2, bins, T'), (B, 1) -> (B, n, n_samples)"""
+        c, n = self.config, masks.shape[1]
+        spectra = multiply_spectra(masks.flatten(0, 1), spectrum.repeat_interleave(n, 0)) * math.sqrt(c.n_fft / 2)
+        sound = synthesise_spectrum(spectra, self.window, c.n_fft, c.hop, n_samples)  # (B n, n_samples)
+        return sound.unflatten(0, (-1, n)) * level.unsqueeze(1)
 
     def _transform(self, sound: Tensor) -> Tensor:
+        """(B, n) -> (B, 2, bins, T')"""
         c = self.config
         whole = F.pad(sound, (0, max(-sound.shape[1] % c.hop, c.n_fft - sound.shape[1])))
-        return torch.stft(whole, c.n_fft, c.hop, window=self.window, return_complex=True) / math.sqrt(c.n_fft / 2)
+        return analyse_spectrum(whole, self.window, c.n_fft, c.hop) / math.sqrt(c.n_fft / 2)
 
     def _features(self, spectrum: Tensor) -> Tensor:
-        """Square roots of the magnitudes, with and without their phases: (B, bins, T') -> (T', B, K, C)."""
-        magnitude = spectrum.abs().clamp(min=1e-4)
-        root = magnitude.rsqrt()
-        values = torch.stack([spectrum.real * root, spectrum.imag * root, magnitude * root], -1)
-        return self.input(self.split.split(values.permute(2, 0, 1, 3)))
+        """Square roots of the magnitudes, with and without their phases: (B, 2, bins, T') -> (T', B, K, C)."""
+        magnitude = spectrum.square().sum(1, keepdim=True).sqrt().clamp(min=1e-4)
+        values = torch.cat([spectrum, magnitude], 1) * magnitude.rsqrt()  # (B, 3, bins, T')
+        return self.input(self.split.split(values.permute(3, 0, 2, 1)))
 
 
 # --- Whose voice is it -----------------------------------------------------------------------------------------------
@@ -293,7 +288,8 @@ def shown_later(lips: Tensor, lag: Tensor) -> Tensor:
     """
     n_frames = lips.shape[2]
     frames = (torch.arange(n_frames, device=lips.device) + lag.unsqueeze(1)).clamp(0, n_frames - 1)  # (B, F)
-    return lips.take_along_dim(frames[:, None, :, None, None], 2)
+    rows = torch.arange(lips.shape[0], device=lips.device).unsqueeze(1)  # (B, 1)
+    return lips.transpose(1, 2)[rows, frames].transpose(1, 2)
 
 
 # --- The whole -------------------------------------------------------------------------------------------------------
@@ -335,7 +331,7 @@ class VoicesFirst(SeparationModel):
     def _follow(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor]:
         """What the follower hears, lips at their likeliest lag, (B, n, T); whose voice is whose, (B, n, V + 1)."""
         lags, score = self._likely_lags(mixture, lips, voices)  # (B, G)
-        n_lags, batch = lags.shape[1], len(mixture)
+        n_lags, batch = lags.shape[1], mixture.shape[0]
         tried = torch.cat([shown_later(lips, lag) for lag in lags.unbind(1)])  # (G B, n, F, S, S)
         followed = self.follower(mixture.repeat(n_lags, 1), tried).unflatten(0, (n_lags, batch)).transpose(0, 1)
         power = mixture.square().sum(-1).clamp(min=1e-8)[:, None, None]

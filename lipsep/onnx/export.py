@@ -23,6 +23,7 @@ from torch import Tensor
 from lipsep.constants import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsep.errors import ModelError
 from lipsep.kernels.exporting import exporting
+from lipsep.kernels.recurrence import EXPORTED
 from lipsep.models.base import SeparationModel
 from lipsep.onnx.runtime import FORMAT, open_session
 from lipsep.system.outputs import whole_file
@@ -125,16 +126,43 @@ def _write_graph(model: SeparationModel, lengths: Lengths, file: Path, precision
                 input_names=names,
                 output_names=["voices"],
                 dynamic_axes=axes,
+                custom_opsets={EXPORTED[0]: 1},
             )
     except Exception as error:  # the exporter raises many kinds
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"'{model.name}' cannot be exported ({reason}): use --runtime torch") from error
+    graph = onnx.load(file)
+    graph.functions.append(scan_function())
+    onnx.save(graph, file)
     fold_constants(file)
     graph = onnx.load(file)
     if precision == "fp16":
         _store_in_16_bits(graph)
     onnx.helper.set_model_props(graph, {key: str(value) for key, value in _card(model, lengths, precision).items()})
     onnx.save(graph, file)
+
+
+def scan_function() -> onnx.FunctionProto:
+    """What `lipsep.kernels.recurrence.scan` computes, as ONNX's own operator for sequences; graphs get it in place."""
+    make, number = onnx.helper.make_node, onnx.TensorProto.FLOAT
+    step = onnx.helper.make_graph(
+        [
+            make("Mul", ["v", "carry"], ["carried"]),
+            make("Add", ["a_t", "carried"], ["gate"]),
+            make("Sigmoid", ["gate"], ["forget"]),
+            make("Sub", ["carry", "z_t"], ["excess"]),
+            make("Mul", ["forget", "excess"], ["kept"]),
+            make("Add", ["z_t", "kept"], ["next"]),
+            make("Identity", ["next"], ["out"]),
+            make("Identity", ["v"], ["same_v"]),
+        ],
+        "step",
+        [onnx.helper.make_tensor_value_info(name, number, None) for name in ("carry", "v", "z_t", "a_t")],
+        [onnx.helper.make_tensor_value_info(name, number, None) for name in ("next", "same_v", "out")],
+    )
+    steps = make("Scan", ["start", "v", "z", "a"], ["last", "v_last", "carries"], body=step, num_scan_inputs=2)
+    opset = [onnx.helper.make_opsetid("", OPSET)]
+    return onnx.helper.make_function(*EXPORTED, ["z", "a", "v", "start"], ["carries"], [steps], opset)
 
 
 def fold_constants(file: Path) -> None:

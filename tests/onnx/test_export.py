@@ -17,6 +17,7 @@ import soundfile
 from scenes import build_clip, demo_people
 
 from lipsep import load_model
+from lipsep.checkpoints.catalogue import DEFAULT_MODEL
 from lipsep.checkpoints.folder import save_model
 from lipsep.cli import app
 from lipsep.constants import SAMPLES_PER_FRAME
@@ -62,7 +63,7 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-@pytest.mark.parametrize("name", ["dolphin_test", "dolphin_laptop", "dolphin_laptop_together"])
+@pytest.mark.parametrize("name", ["dolphin_test", "dolphin_laptop", "dolphin_laptop_together", "voices_first_test"])
 def test_onnx_operators_compute_the_same(name: str) -> None:
     model = dolphin(name)
     with torch.inference_mode():
@@ -71,6 +72,18 @@ def test_onnx_operators_compute_the_same(name: str) -> None:
             with exporting():
                 found = model(*inputs)
             assert relative_error(found, model(*inputs)) < 1e-4
+
+
+def test_a_recurrence_is_one_graph_for_every_length(tmp_path: Path) -> None:
+    """What goes step by step in PyTorch, simple recurrent units, is ONNX's own loop; lags are found in it too."""
+    model = dolphin("voices_first_test")
+    lengths, error = export_onnx(model, tmp_path / "tiny.onnx")
+    assert error < 1e-4
+    graph = load_model(tmp_path / "tiny.onnx")
+    for n_frames, batch in ((lengths.least + lengths.step, 3), (44, 2)):
+        inputs = example(model, n_frames, batch)
+        with torch.inference_mode():
+            assert relative_error(graph(*inputs), model(*inputs)) < 1e-4
 
 
 def test_one_graph_for_every_declared_length(exported: tuple[Dolphin, Path, OnnxModel]) -> None:
@@ -140,7 +153,7 @@ def test_what_cannot_run_is_refused(exported: tuple[Dolphin, Path, OnnxModel], t
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--runtime", "onnx"], "lipsep export dolphin_laptop"),
+        (["--runtime", "onnx"], f"lipsep export {DEFAULT_MODEL}"),
         (["--runtime", "onnx", "--model", "folder"], "lipsep export folder"),
         (["--runtime", "torch", "--model", "a.onnx"], "PyTorch cannot run"),
         (["--runtime", "tea"], "use torch or onnx"),

@@ -51,8 +51,7 @@ class BlindSeparation(lightning.LightningModule):
         mixture, parts = batch  # (B, T), (B, V + 1, T)
         spectrum, level = self.separator.analyse(mixture)
         hidden = self.separator.hidden(spectrum)  # (T', B, K, C)
-        masks = self.separator.masks(hidden)
-        estimates = self.separator.waveforms(masks * spectrum.unsqueeze(1), level, mixture.shape[1]).float()
+        estimates = self.separator.waveforms(self.separator.masks(hidden), spectrum, level, mixture.shape[1]).float()
         sources = parts[:, :-1]
         voices, order = permutation_free(estimates[:, :-1], sources, mixture)
         whole = mixture.square().sum(-1)

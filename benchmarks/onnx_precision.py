@@ -1,6 +1,6 @@
 """What ONNX Runtime and fewer bits cost in quality, and what they gain in size and speed.
 
-    python benchmarks/onnx_precision.py FOLDER_WITH_grid_s1 [--model dolphin_laptop_together] [--mixtures 30]
+    python benchmarks/onnx_precision.py FOLDER_WITH_grid_s1 [--model voices_first] [--mixtures 30]
 
 Scores the first mixtures of recipes/laptop/unseen_sentences.csv with PyTorch and with graphs of several precisions, and
 times each in the same run: processor time of one thread per second of sound, the least of several passes over 4 s.
@@ -44,7 +44,7 @@ def mean_gain_db(model: SeparationModel, cases: list[Case]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
-    parser.add_argument("--model", default="dolphin_laptop_together")
+    parser.add_argument("--model", default="voices_first")
     parser.add_argument("--mixtures", type=int, default=30)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """How long windows should be, and how much they should overlap: quality and cost on long mixtures.
 
-    python benchmarks/window_overlap.py FOLDER_WITH_grid_s1 [--model dolphin_laptop_together]
+    python benchmarks/window_overlap.py FOLDER_WITH_grid_s1 [--model voices_first]
 
 Joins four unseen sentences of GRID's talker s1 to 12 s of speech, mixes two such stretches, separates them with windows
 of several lengths and overlaps, and prints SI-SNRi, the same within 0.1 s of the seams, and the cost relative to the
@@ -46,7 +46,7 @@ class _Pictures:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
-    parser.add_argument("--model", default="dolphin_laptop_together")
+    parser.add_argument("--model", default="voices_first")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(arguments.model)

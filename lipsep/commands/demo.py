@@ -11,8 +11,8 @@ from lipsep.commands.terminal import Device, Threads, progress
 from lipsep.services.opening import open_separator
 
 DEFAULT_WEIGHTS_NOTE = (
-    "The default weights learned from one filmed talker: they take mixtures of that talker apart by about 6 dB, those "
-    "of strangers by about 2 dB, and leave the other voice audible; see MODELS.md for figures and other weights."
+    "The default weights take these two voices, a woman's and a man's, apart better than voices alike in pitch, and "
+    "sometimes give strangers each other's voice; see MODELS.md for figures and other weights."
 )
 
 

@@ -28,9 +28,9 @@ def scan(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:
 
     Shape: z, a (L, N, C), v (C,), start (N, C), the carry before the first step -> (L, N, C).
     """
-    if is_exporting():
-        return _ExportedScan.apply(z, a, v, start)
-    return _Scan.apply(z, a, v, start) if torch.is_grad_enabled() else _carries(z, a, v, start)
+    if torch.is_grad_enabled():
+        return _Scan.apply(z, a, v, start)
+    return _ExportedScan.apply(z, a, v, start) if is_exporting() else _carries(z, a, v, start)
 
 
 def _carries(z: Tensor, a: Tensor, v: Tensor, start: Tensor) -> Tensor:

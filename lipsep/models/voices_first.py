@@ -5,10 +5,10 @@ domain: bands of the spectrum as in BSRNN (Luo and Yu 2023, arXiv 2209.15174), p
 turn as in DPRNN (Luo, Chen and Yoshioka 2020, arXiv 1910.06379), of simple recurrent units (Lei et al. 2018), which are
 mostly matrix products. The follower, a small Dolphin (`dolphin_laptop_together`), estimates each visible person's voice
 from lips and sound: coarsely, but it knows whose voice it is. Each face gets the voice that is nearest to its estimate,
-no voice twice, or none where silence is nearer; what is heard is the mean of the two. Their errors differ, so the mean
-is better than either. To separate first and assign afterwards is how leading entries to audio-visual challenges on real
-recordings work; blocks, sizes and the mean are our own. No paper's figures are to be met; MODELS.md says what the
-shipped weights reach.
+no voice twice, or none where silence is nearer; of several in proportion where it is not sure. What is heard is a
+mean of the two. Their errors differ, so the mean is better than either. To separate first and assign afterwards is
+how leading entries to audio-visual challenges on real recordings work; blocks, sizes and the mean are our own. No
+paper's figures are to be met; MODELS.md says what the shipped weights reach.
 
 Lips may be late or early by a few pictures. Voices that are apart tell: each is loud when its own lips are open, at the
 true lag more than at another. The follower watches the lips at the likeliest of a few lags.
@@ -260,6 +260,7 @@ SPEECH_HZ = (300, 5000)  # louder with open lips
 SLOW_FRAMES = 51  # 2 s: what changes more slowly tells nothing of a lag
 UNLIKELY_S = 0.09  # over the seconds seen: how much better each picture of a lag must make the agreement,
 RARE = 0.35  # and over their root: by how much more a lag of two pictures and more must
+UNSURE = 0.08  # squared error, per power of the mixture, between assignments that are almost equally likely
 CLEAR = 3.0  # what a clear choice of voices, per power of the mixture, weighs against agreement
 
 
@@ -292,6 +293,10 @@ def shown_later(lips: Tensor, lag: Tensor) -> Tensor:
     return lips.transpose(1, 2)[rows, frames].transpose(1, 2)
 
 
+SEPARATED = 0.6
+"""Share of the separated voice in what is heard; the rest is what was followed. Chosen with the shipped weights."""
+
+
 # --- The whole -------------------------------------------------------------------------------------------------------
 
 
@@ -316,10 +321,11 @@ class VoicesFirst(SeparationModel):
 
     def forward(self, mixture: Tensor, lips: Tensor) -> Tensor:
         """Shape: mixture (B, T), lips (B, n, F, S, S) -> (B, n, T)."""
+        self.check_inputs(mixture, lips, self.config.lip_size)
         voices = self.separator(mixture)[:, :-1]  # (B, V, T)
         followed, chosen = self._teach(mixture, lips, voices) if self.training else self._follow(mixture, lips, voices)
         own = chosen[..., :-1] @ voices + chosen[..., -1:] * followed  # who is given none keeps what was followed
-        return (followed + own) / 2
+        return torch.lerp(followed, own, SEPARATED)
 
     def _teach(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor]:
         """As `_follow`, of lips in time; everybody is given a voice, so that both networks learn."""
@@ -329,7 +335,7 @@ class VoicesFirst(SeparationModel):
         return followed, self.choices[without == without.min()][error.argmin(1)]
 
     def _follow(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor]:
-        """What the follower hears, lips at their likeliest lag, (B, n, T); whose voice is whose, (B, n, V + 1)."""
+        """What the follower hears, lips at their likeliest lag, (B, n, T); shares of the voices, (B, n, V + 1)."""
         lags, score = self._likely_lags(mixture, lips, voices)  # (B, G)
         n_lags, batch = lags.shape[1], mixture.shape[0]
         tried = torch.cat([shown_later(lips, lag) for lag in lags.unbind(1)])  # (G B, n, F, S, S)
@@ -339,7 +345,8 @@ class VoicesFirst(SeparationModel):
         best, second = errors.topk(2, dim=2, largest=False).values.unbind(2)  # (B, G)
         likeliest = (score + CLEAR * (second - best)).argmax(1)  # (B,)
         rows = torch.arange(batch, device=mixture.device)
-        return followed[rows, likeliest], self.choices[errors[rows, likeliest].argmin(1)]
+        sure = (-errors[rows, likeliest] / UNSURE).softmax(1)  # (B, A)
+        return followed[rows, likeliest], torch.einsum("ba,anv->bnv", sure, self.choices)
 
     def _likely_lags(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest lag of each group of LAGS, in pictures, and how likely it is: (B, G) each."""

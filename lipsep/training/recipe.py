@@ -137,6 +137,7 @@ class LipCoderPart(LoopPart):
 class VoicesPart(LoopPart):
     """How `voices_first` learns to take voices apart by their sound, before lips choose among them."""
 
+    initial_weights: str | None = None  # to learn on from: a name, or a folder that begins with '.'
     learning_rate: float = 1.2e-3
     warmup_steps: int = 150
     mixing: dict[str, Any] = Field(default_factory=dict)  # changes of `lipsep.data.mixing.blind.BlindConfig`
@@ -237,10 +238,10 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
         data["finished"] = data.pop("published")
     corpora = (data, ("finished", "filmed", "unfilmed", "noises", "prepared"))
     parts = [corpora, *with_output, *teachers]
-    model = _part(content, "model")
-    for key in ("initial_weights", "initial_separator"):
-        if str(model.get(key, "")).startswith("."):
-            model[key] = str((folder / model[key]).resolve())
+    for part in (_part(content, "model"), _part(content, "voices")):
+        for key in ("initial_weights", "initial_separator"):
+            if str(part.get(key, "")).startswith("."):
+                part[key] = str((folder / part[key]).resolve())
     for part, keys in parts:
         for key in keys:
             if isinstance(part.get(key), str):

@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from lipsep.checkpoints.folder import load_model
+from lipsep.checkpoints.folder import load_model, save_model
 from lipsep.data.clips.clips import TalkingClip, pack
 from lipsep.data.corpora.prepare import kept_at
 from lipsep.data.mixing.blind import BlindConfig, BlindMixtures, pitch_hz
@@ -161,3 +161,19 @@ def test_what_is_missing_is_named(tmp_path) -> None:
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ModelError, match="no talker is one of"):
         pretrain(path)
+
+
+def test_a_sitting_begins_with_the_weights_of_the_one_before(tmp_path) -> None:
+    """Both networks: what is kept is what was given, not what the seed would have drawn."""
+    torch.manual_seed(5)
+    given = create_model("voices_first_test")
+    save_model(given, tmp_path / "before", {"licence": "CC0-1.0"})
+    again = {"initial_weights": "./before", "learning_rate": 0.0, "steps_per_epoch": 1, "epochs": 1}
+    after = load_model(pretrain(recipe(tmp_path, **again)))
+    for name, weights in after.state_dict().items():
+        torch.testing.assert_close(weights, given.state_dict()[name], msg=name)
+
+
+def test_a_sitting_that_begins_with_another_network_is_refused(tmp_path, model_folder) -> None:
+    with pytest.raises(ModelError, match=r"initial_weights .* differ in"):
+        pretrain(recipe(tmp_path, initial_weights=str(model_folder)))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
+from lipsep.checkpoints.beginnings import take_all
 from lipsep.data.clips.clips import join
 from lipsep.data.corpora.opening import prepare_clips, prepare_held_out
 from lipsep.data.mixing.blind import BlindConfig, BlindMixtures
@@ -102,10 +103,12 @@ class BlindSeparation(lightning.LightningModule):
 
 
 def pretrain_voices(path: Path, overrides: Sequence[str], resume: bool) -> Path:
-    """Run a recipe's `voices` part; return the folder of the model whose blind separator has learned.
+    """Run a recipe's `voices` part; return the folder of the model whose blind separator has learned. The follower is
+    that of the part's `initial_weights`, or untaught.
 
     Raises:
-        ModelError: the model has no blind separator, or the recipe no voices or held-out talkers.
+        ModelError: the model has no blind separator or other sizes than its initial weights, or the recipe no voices or
+            held-out talkers.
     """
     run = Pretraining.open(path, "voices", overrides)
     settings, data = run.settings, run.recipe.data
@@ -118,6 +121,8 @@ def pretrain_voices(path: Path, overrides: Sequence[str], resume: bool) -> Path:
         raise ModelError(
             f"recipe: voices.mixing has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
         )
+    if settings.initial_weights:
+        take_all(run.model, settings.initial_weights)
     config = BlindConfig(**settings.mixing)
     pictures = lip_recipe(run.model.lip_recipe)
     filmed, _, unfilmed, noises = prepare_clips(data, pictures)

@@ -15,6 +15,7 @@ on it, and checks every shape.
 from __future__ import annotations
 
 from importlib.resources import as_file, files
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipsep.errors import WeightsError
+from lipsep.kernels import blaze
 
 NET_SIZE = 192  # both networks read pictures of 192 x 192 pixels
 
@@ -92,7 +94,32 @@ class PyramidLevel(nn.Module):
         return self.blocks(self.fine(fine).relu_().add_(coarse))
 
 
-class BlazeFace(nn.Module):
+class FaceNet(nn.Module):
+    """A network for pictures, in one go where there are compiled kernels (`lipsep.kernels.blaze`) once it is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._programs: dict[tuple[int, int], blaze.Program] = {}  # by the size of the pictures
+
+    def maps(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """The network itself."""
+        raise NotImplementedError
+
+    def frozen_maps(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """What `maps` gives."""
+        if not blaze.takes(pictures):
+            return self.maps(pictures)
+        height, width = pictures.shape[2:]
+        if (height, width) not in self._programs:
+            self._programs[height, width] = blaze.Program.of(self.maps, height, width)
+        return tuple(self._programs[height, width](pictures))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._programs = {}
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+class BlazeFace(FaceNet):
     """Full-range face detector: one anchor at the centre of each 4x4 cell of a 192x192 picture.
 
     Shape: (B, 3, 192, 192) RGB in [-1, 1] -> scores (B, 2304), boxes (B, 2304, 16)
@@ -119,15 +146,17 @@ class BlazeFace(nn.Module):
         self.score = nn.Conv2d(48, 1, 1)
         self.box = nn.Conv2d(48, 16, 1)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def maps(self, pictures: Tensor) -> tuple[Tensor, ...]:
         x_48 = self.stage_48(self.stem(_pad_to_halve(pictures)).relu_())  # (B, 64, 48, 48)
         x_24 = self.stage_24(x_48)  # (B, 128, 24, 24)
         x_12 = self.stage_12(x_24)  # (B, 256, 12, 12)
         x = self.level_12(self.stage_6(x_12), x_12)  # (B, 96, 12, 12)
         x = self.level_48(self.level_24(x, x_24), x_48)  # (B, 48, 48, 48)
-        scores = self.score(x).flatten(1)  # (B, 2304)
-        boxes = self.box(x).flatten(2).transpose(1, 2)  # (B, 2304, 16)
-        return scores, boxes
+        return self.score(x), self.box(x)  # (B, 1, 48, 48), (B, 16, 48, 48)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        scores, boxes = self.frozen_maps(pictures)
+        return scores.flatten(1), boxes.flatten(2).transpose(1, 2)  # (B, 2304), (B, 2304, 16)
 
 
 class MeshBlock(nn.Module):
@@ -146,7 +175,7 @@ class MeshBlock(nn.Module):
         return self.prelu(self.conv(x).add_(_skip(x, self.n_out, self.stride)))
 
 
-class FaceMesh(nn.Module):
+class FaceMesh(FaceNet):
     """468 points of a face's surface, and whether the picture shows a face at all.
 
     Shape: (B, 3, 192, 192) RGB in [0, 1] -> points (B, 468, 3), score (B,)
@@ -174,9 +203,13 @@ class FaceMesh(nn.Module):
             block(128, 128, 2), nn.Conv2d(128, 32, 1), nn.PReLU(32), block(32, 32), nn.Conv2d(32, 1, 3)
         )
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def maps(self, pictures: Tensor) -> tuple[Tensor, ...]:
         x = self.trunk(self.stem(_pad_to_halve(pictures)))  # (B, 128, 6, 6)
-        return self.point_head(x).view(-1, 468, 3), self.score_head(x).flatten()
+        return self.point_head(x), self.score_head(x)  # (B, 1404, 1, 1), (B, 1, 1, 1)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        points, score = self.frozen_maps(pictures)
+        return points.reshape(-1, 468, 3), score.flatten()
 
 
 def load_face_nets() -> tuple[BlazeFace, FaceMesh]:

@@ -10,6 +10,7 @@ import typer
 
 from lipsep.commands.compare import compare
 from lipsep.commands.demo import demo
+from lipsep.commands.download import download
 from lipsep.commands.evaluate import evaluate
 from lipsep.commands.export import export
 from lipsep.commands.mixtures import mixtures
@@ -74,6 +75,7 @@ app.command()(serve)
 app.command()(compare)
 app.command()(profile)
 app.add_typer(plot, name="plot")
+app.command()(download)
 app.command()(prepare)
 app.command()(mixtures)
 app.command()(pretrain)
@@ -96,8 +98,7 @@ def main() -> None:
         app(arguments, prog_name="lipsep")
     except (Exception, Stopped) as error:
         if Stopped.signal_number is not None:
-            what = "stopped; what was unfinished is removed, the same command starts it again"
-            _leave(128 + Stopped.signal_number, what)
+            _leave(128 + Stopped.signal_number, f"stopped; {Stopped.afterwards}")
         if debug:
             raise
         reason = plain_reason(error)

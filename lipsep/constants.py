@@ -15,6 +15,7 @@ STEP_NAMES = {
     "separate": "separating voices",
     "write": "writing results",
     "transcribe": "writing down speech",
+    "download": "downloading",
 }
 
 Hook = Callable[[str, int, "int | None"], None]

@@ -30,6 +30,10 @@ class OptionError(LipsepError):
     """An option that there is not, or a value that means nothing to it."""
 
 
+class DownloadError(LipsepError):
+    """What was to be fetched cannot be had, or is not what was announced."""
+
+
 class OutputError(LipsepError):
     """A result cannot be written: the folder is read-only, the disk is full, or finished work would be lost."""
 

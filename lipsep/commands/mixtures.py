@@ -11,7 +11,9 @@ from lipsep.system.outputs import writing_to
 
 
 def mixtures(
-    corpus: Annotated[str, typer.Argument(help="folder, grid, lrs2, lrs3, vox2, tcd_timit or ntcd_timit.")],
+    corpus: Annotated[
+        str, typer.Argument(help="folder, grid, lombard_grid, crema_d, lrs2, lrs3, vox2, tcd_timit or ntcd_timit.")
+    ],
     root: Annotated[Path, typer.Argument(help="Where the corpus lies as it is published.")],
     out: Annotated[
         Path, typer.Option("-o", "--out", help="A manifest, .jsonl or .parquet; .txt: names alone, as papers publish.")

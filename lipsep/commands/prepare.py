@@ -17,7 +17,8 @@ def prepare(
     corpus: Annotated[
         str,
         typer.Argument(
-            help="folder, grid, lrs2, lrs3, vox2, tcd_timit or ntcd_timit; of noise: noisex92, wham, demand or esc."
+            help="folder, grid, lombard_grid, crema_d, lrs2, lrs3, vox2, tcd_timit or ntcd_timit; "
+            "of noise: noisex92, wham, demand or esc."
         ),
     ],
     root: Annotated[Path, typer.Argument(help="Where the corpus lies as it is published; folder: any videos.")],

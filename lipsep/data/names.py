@@ -37,7 +37,7 @@ class Source:
         name: unique in its corpus; path and name joined by ``_``, as published lists of mixtures call it.
         talker: who speaks; where the corpus does not say, the video that the clip is cut from.
         split: ``train``, ``val``, ``test``, ``pretrain`` or ``all``.
-        video: path of the pictures.
+        video: path of the film, or of a folder with one picture for each 25th of a second.
         sound: path of the sound; None: the video's own.
         missing: why it cannot be used; empty: it can.
     """

@@ -47,6 +47,7 @@ class Stopped(BaseException):
     """
 
     signal_number: int | None = None
+    afterwards = "what was unfinished is removed, the same command starts it again"
 
     @classmethod
     def on_signal(cls, number: int, _: object) -> None:

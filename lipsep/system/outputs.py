@@ -179,6 +179,27 @@ def _is_orphan(path: Path) -> bool:
 
 
 @contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Keep other processes out that would write to this folder the same way, where the system can tell.
+
+    Raises:
+        OutputError: another one is in.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(f"another run is writing to '{folder}': wait for its end, or choose another folder") from None
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A hidden name beside `path`, with its suffix, to write to. Where the block ends well the file appears as `path`,
     complete, in place of any earlier one; after an error or Ctrl-C an earlier one stays, and nothing else is left.

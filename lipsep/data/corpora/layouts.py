@@ -8,7 +8,8 @@ from pathlib import Path
 from lipsep.data.names import Source, talker_of
 from lipsep.errors import MediaError
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mpg", ".mov", ".mkv", ".avi", ".webm"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".mpg", ".mov", ".mkv", ".avi", ".webm", ".flv"})
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 SPLITS = ("train", "val", "test")
 ALL = "all"  # the split of corpora that publish none
 
@@ -41,11 +42,44 @@ def _folder(root: Path) -> Iterable[Source]:
 
 
 def _grid(root: Path) -> Iterable[Source]:
-    """``s1/bbaf2n.mpg``, or deeper: ``s1/video/mpg_6000/bbaf2n.mpg``; of several sizes the first is taken."""
+    """``s1/bbaf2n.mpg``, or deeper: ``s1/video/mpg_6000/bbaf2n.mpg``; of several sizes the first is taken. Or a folder
+    of pictures, ``s1/bbaf2n/001.jpg``, with the sound in ``audio_25k/s1/bbaf2n.wav``.
+
+    Zenodo's record 3625687 says that its videos are .jpg; people who list its archives find ``s1/bbaf2n.mpg``.
+    """
     for path in _videos(root):
-        talkers = [part for part in path.relative_to(root).parts[:-1] if part[:1] == "s" and part[1:].isdigit()]
-        if talkers:
-            yield Source(f"{talkers[0]}_{path.stem}", talkers[0], ALL, path)
+        if talker := _grid_talker(path, root):
+            yield Source(f"{talker}_{path.stem}", talker, ALL, path)
+    sounds = {(_grid_talker(path, root), path.stem): path for path in sorted(root.rglob("*.wav"))}
+    for folder in sorted({path.parent for path in root.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES}):
+        if talker := _grid_talker(folder, root):
+            sound = sounds.get((talker, folder.name))
+            missing = "" if sound else f"no sound of these pictures: audio_25k/{talker}/{folder.name}.wav is needed"
+            yield Source(f"{talker}_{folder.name}", talker, ALL, folder, sound, missing)
+
+
+def _grid_talker(path: Path, root: Path) -> str:
+    """The first folder above a clip that is called s1, s2, ...; empty: there is none."""
+    folders = path.relative_to(root).parts[:-1]
+    return next((part for part in folders if part[:1] == "s" and part[1:].isdigit()), "")
+
+
+def _lombard_grid(root: Path) -> Iterable[Source]:
+    """``lombardgrid/front/s2_l_bbim3a.mov`` with its sound in ``lombardgrid/audio/s2_l_bbim3a.wav``, as unpacked from
+    Zenodo's record 3736465. Its talkers are others than GRID's of the same number."""
+    sounds = {path.stem: path for path in sorted(root.rglob("audio/*.wav"))}
+    for path in _videos(root):
+        if path.parent.name == "front":
+            talker, sound = path.stem.partition("_")[0], sounds.get(path.stem)
+            missing = "" if sound else f"no sound of this film: lombardgrid/audio/{path.stem}.wav is needed"
+            yield Source(f"lombard_{path.stem}", f"lombard_{talker}", ALL, path, sound, missing)
+
+
+def _crema_d(root: Path) -> Iterable[Source]:
+    """``VideoFlash/1001_DFA_ANG_XX.flv``, with the sound in it. Numbers of actors are taken by LibriSpeech, too."""
+    for path in _videos(root):
+        if path.parent.name == "VideoFlash":
+            yield Source(f"crema_{path.stem}", f"crema_{path.stem.partition('_')[0]}", ALL, path)
 
 
 def _lrs2(root: Path) -> Iterable[Source]:
@@ -109,7 +143,9 @@ def _videos(root: Path) -> list[Path]:
 
 LAYOUTS: dict[str, tuple[Callable[[Path], Iterable[Source]], str]] = {
     "folder": (_folder, "video clips"),
-    "grid": (_grid, "s1/*.mpg"),
+    "grid": (_grid, "s1/*.mpg or s1/*/*.jpg"),
+    "lombard_grid": (_lombard_grid, "front/*.mov"),
+    "crema_d": (_crema_d, "VideoFlash/*.flv"),
     "lrs2": (_lrs2, "lists train.txt, val.txt, test.txt, pretrain.txt of clips in mvlrs_v1/main and pretrain"),
     "lrs3": (_lrs3, "pretrain/*/*.mp4, trainval/*/*.mp4 or test/*/*.mp4"),
     "vox2": (_vox2, "dev/mp4/*/*/*.mp4 or test/mp4/*/*/*.mp4"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import soundfile
@@ -12,11 +13,13 @@ from scenes import build_clip, demo_people
 
 from lipsep.data.clips.clips import pack
 from lipsep.data.corpora import shards
+from lipsep.data.corpora.filming import read_pictures
 from lipsep.data.corpora.layouts import find_sources
 from lipsep.data.corpora.prepare import filmed_corpus, kept_at
 from lipsep.data.corpora.shards import load_shards, prepare_shards
 from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.errors import MediaError, OutputError
+from lipsep.media.reading import read_frames
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,18 @@ LAYOUTS = {
         ["s1/video/mpg_6000/bbaf2n.mp4", "s1/bbaf2n.mp4", "s22/bbaf2n.mp4", "readme/x.mp4"],
         {"s1_bbaf2n": ("s1", "all"), "s22_bbaf2n": ("s22", "all")},
     ),
+    "lombard_grid": (
+        ["lombardgrid_front/lombardgrid/front/s2_l_bbim3a.mov", "lombardgrid_audio/lombardgrid/audio/s2_l_bbim3a.wav",
+         "lombardgrid_front/lombardgrid/front/s28_l_gik8a_WRONG_#sil.mov", "lombardgrid/side/s2_l_bbim3a.mov"],
+        {
+            "lombard_s2_l_bbim3a": ("lombard_s2", "all"),
+            "lombard_s28_l_gik8a_WRONG_#sil": ("lombard_s28", "all"),
+        },
+    ),
+    "crema_d": (
+        ["VideoFlash/1001_DFA_ANG_XX.flv", "VideoFlash/1040_ITH_SAD_X.flv", "docs/x.mp4"],
+        {"crema_1001_DFA_ANG_XX": ("crema_1001", "all"), "crema_1040_ITH_SAD_X": ("crema_1040", "all")},
+    ),
     "lrs2": (
         ["mvlrs_v1/main/653/00001.mp4", "mvlrs_v1/main/654/00002.mp4", "mvlrs_v1/pretrain/653/00009.mp4"],
         {
@@ -71,7 +86,11 @@ LAYOUTS = {
         {"01M_sa1": ("01M", "all"), "02F_sa1": ("02F", "all")},
     ),
 }  # fmt: skip
-MISSING = {"lrs2": {"655_00003": "listed in val.txt"}, "ntcd_timit": {"02F_sa1": "no clean sound"}}
+MISSING = {
+    "lombard_grid": {"lombard_s28_l_gik8a_WRONG_#sil": "audio/s28_l_gik8a_WRONG_#sil.wav is needed"},
+    "lrs2": {"655_00003": "listed in val.txt"},
+    "ntcd_timit": {"02F_sa1": "no clean sound"},
+}
 
 
 @pytest.mark.parametrize("corpus", LAYOUTS)
@@ -97,8 +116,34 @@ def test_each_published_layout_becomes_shards(corpus, clip, film_once, tmp_path)
         wanted = {name: talker for name, (talker, of) in expected.items() if of == split and name not in missing}
         assert dict(zip(clips.names, clips.talkers, strict=True)) == wanted
         assert (clips.n_frames == 25).all() and (np.abs(clips.mouths - 0.5) < 0.5).all()
-    if corpus in ("tcd_timit", "ntcd_timit"):
+    if corpus in ("lombard_grid", "tcd_timit", "ntcd_timit"):
         assert load_shards(tmp_path / "out", "all")[0].voice[100:-100] == pytest.approx(0.25, abs=1e-3)
+
+
+def test_films_kept_as_pictures_have_their_sound_beside_them(clip, tmp_path):
+    """As Zenodo's record of GRID describes itself; beside it a clip as it is really there, and one without sound."""
+    root = tmp_path / "grid"
+    frames = list(read_frames(clip))
+    for talker in ("s1", "s2"):
+        (root / talker / talker / "bbaf2n").mkdir(parents=True)
+        for frame in frames:
+            name = f"bbaf2n_{frame.index + 8}.jpg"  # 8, 9, 10: in order of numbers, not of letters
+            path = root / talker / talker / "bbaf2n" / name
+            cv2.imwrite(str(path), frame.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])
+    place(clip, root, "audio_25k/audio_25k/s1/bbaf2n.wav", "s1/s1/lwae7a.mp4", "s1/s1/._lwae7a.mp4")
+    summary = prepare_shards("grid", root, tmp_path / "out", with_pictures=True)
+    assert [entry["clip"] for entry in summary["skipped"]] == ["s2_bbaf2n"]
+    assert "audio_25k/s2/bbaf2n.wav is needed" in summary["skipped"][0]["reason"]
+    clips = load_shards(tmp_path / "out", "all")
+    assert (clips.names, clips.talkers) == (["s1_bbaf2n", "s1_lwae7a"], ["s1", "s1"])
+    pictures, film = clips[0], clips[1]
+    assert pictures.voice[100:-100] == pytest.approx(0.25, abs=1e-3)
+    assert len(pictures.mouth) == len(film.mouth) == 25 and pictures.pictures[np.arange(25)].shape == (25, 96, 96)
+    assert np.abs(pictures.mouth - film.mouth).mean() < 0.02, "the same lips, in the same order"
+
+    (root / "s1" / "s1" / "bbaf2n" / "bbaf2n_12.jpg").unlink()
+    with pytest.raises(MediaError, match=r"between 'bbaf2n_11.jpg' and 'bbaf2n_13.jpg' are not one by one"):
+        list(read_pictures(root / "s1" / "s1" / "bbaf2n"))
 
 
 def test_a_run_that_was_cut_off_goes_on_and_tells_what_it_skipped(clip, film_once, tmp_path, monkeypatch):

@@ -6,8 +6,9 @@ import ast
 from pathlib import Path
 
 import pytest
+from places import ROOT, TESTS
 
-PACKAGE = Path(__file__).resolve().parents[1] / "lipsep"
+PACKAGE = ROOT / "lipsep"
 DOWN_TO_UP = (
     *("constants", "errors", "version", "losses", "system"),
     *("kernels", "layers", "encoders", "models", "onnx", "checkpoints"),
@@ -107,3 +108,9 @@ def test_no_room_without_a_name_and_no_file_that_nobody_reads_to_its_end() -> No
     folders = [PACKAGE.parent / folder for folder in ("lipsep", "tests", "benchmarks", "scripts")]
     files = [path for folder in folders for path in folder.rglob("*.py")]
     assert not [path.name for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 500]
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by that name: the second would not be collected, though each passes alone."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

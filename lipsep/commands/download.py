@@ -20,7 +20,7 @@ def download(
     """Download a corpus of filmed talkers: GRID and Lombard GRID from Zenodo, CREMA-D from its repository.
 
     Licence and size are shown first. The same command goes on where it was cut off; every file is checked against what
-    its authors state. 'lipsep train laptop/everyone' takes all three.
+    its authors state. 'lipsep prepare' reads all three.
     """
     from lipsep.data.corpora.downloads import download as fetch
     from lipsep.data.corpora.downloads import look_up

@@ -7,20 +7,16 @@ All products with weights are done for the whole sequence at once; what is left 
     r[t] = sigmoid(p[t] + v_r * c[t-1] + b_r)             reset gate
     h[t] = r[t] * c[t] + (1 - r[t]) * s[t]                output; s is the input, or a projection where sizes differ
 
-Only f and c are computed in the loop, three operations a step for all sequences, channels, directions and groups
-together. Its gradient is one multiplication and addition a step, because dc[t] / dc[t-1] is known beforehand.
-
-Sequences are time-major, (L, N, C): what a step touches then lies in one piece.
+Sequences are time-major, (L, N, C); in memory they may lie in either order, and are left so.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lipsep.kernels.arranged import Arranged
-from lipsep.kernels.recurrence import scan
+from lipsep.kernels.recurrence import recur
 
 
 class SRULayer(Arranged):
@@ -51,48 +47,39 @@ class SRULayer(Arranged):
         self.bias = nn.ParameterList(torch.zeros(2 * n_directions * hidden) for _ in range(n_groups))  # b_f, b_r
 
     def arrange(self) -> tuple[Tensor, ...]:
-        """v_f, v_r (C_out,); matrices (G, window * C_in / G, n_maps * C_out / G), and what is added to the products."""
+        """v_f, v_r, b_f, b_r: (4, G, D, H), and matrices (G, window * C_in / G, D * n_maps * H)."""
         n_groups, n_directions, hidden = self.layout
-        v_f, v_r = torch.stack(list(self.carry_weight)).unflatten(1, (2, -1)).unbind(1)
-        gates = torch.stack(list(self.bias)).view(n_groups, 2, n_directions, hidden).transpose(1, 2)  # b_f, b_r
-        bias = F.pad(gates, (0, 0, 1, self.n_maps - 3)).view(n_groups, 1, -1)  # for z, a, p, s: (G, 1, D * n_maps * H)
+        each = torch.stack([torch.stack(list(self.carry_weight)), torch.stack(list(self.bias))])  # (2, G, 2 D H)
+        each = each.view(2, n_groups, 2, n_directions, hidden).transpose(1, 2).flatten(0, 1)
         weight = torch.stack(list(self.weight)).view(n_groups, -1, self.window, n_directions, hidden, self.n_maps)
         weight = weight.permute(0, 2, 1, 3, 5, 4).flatten(3).flatten(1, 2)
-        return v_f.flatten(), v_r.flatten(), weight.contiguous(), bias
+        return each, weight.contiguous()
 
-    def forward(self, x: Tensor, turned: Tensor | None = None, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One layer, whose output has the backward direction's time turned round, as `in_time` undoes it.
+    def forward(self, x: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One layer.
 
         Args:
-            turned: x with its own backward channels' time turned round, for a layer as wide as its input.
             carry: (N, C_out) after the sequence's earlier part, zeros if there is none.
 
         Returns:
             outputs, last carry.
         """
-        v_f, v_r, weight, bias = self.arranged()
+        weights, matrices = self.arranged()
         n_groups, n_directions, hidden = self.layout
-        groups = x.unflatten(-1, (n_groups, -1))  # (L, N, G, C_in / G)
+        time = int(self.window == 1 and x.stride(0) < x.stride(1))  # 1: each sequence is one piece of memory
+        groups = x.transpose(0, time).unflatten(-1, (n_groups, -1))  # (L, N, G, C_in / G), or (N, L, ...)
         windows = (
             groups.unfold(0, self.window, 1) if self.window > 1 else groups.unsqueeze(-1)
         )  # (L', N, G, C_in / G, window)
         rows = windows.permute(2, 0, 1, 4, 3).flatten(3).flatten(1, 2)  # (G, L' * N, window * C_in / G)
-        maps = torch.baddbmm(bias, rows, weight).view(n_groups, *windows.shape[:2], n_directions, self.n_maps, hidden)
-        maps = self.in_time(maps.permute(4, 1, 2, 0, 3, 5).flatten(3), time=1)  # (n_maps, L', N, C_out)
-        z, a, p, *projected = maps.unbind(0)
-        start = torch.zeros_like(z[0]) if carry is None else carry
-        c = scan(z, a, v_f, start)
-        r = torch.sigmoid(torch.addcmul(p, torch.cat([start[None], c[:-1]]), v_r))
-        if not projected:
-            projected = [self.in_time(x) if turned is None else turned]
-        return torch.lerp(projected[0], c, r), c[-1]
-
-    def in_time(self, x: Tensor, time: int = 0) -> Tensor:
-        """Turn the time of the backward direction's channels round: (..., L, N, C_out) -> same."""
-        if self.layout[1] == 1:
-            return x
-        forward, backward = x.unflatten(-1, self.layout).unbind(-2)
-        return torch.stack([forward, backward.flip(time)], dim=-2).flatten(-3)
+        products = [part @ matrix for part, matrix in zip(rows, matrices, strict=True)]
+        maps = torch.stack(products) if n_groups > 1 else products[0]
+        maps = maps.to(weights.dtype)  # under autocast the products alone are of low precision
+        maps = maps.view(n_groups, *windows.shape[:2], n_directions, self.n_maps, hidden)
+        start = maps.new_zeros(x.shape[1], *self.layout) if carry is None else carry.unflatten(1, self.layout)
+        same = groups.reshape(*windows.shape[:2], *self.layout).to(weights.dtype) if self.n_maps == 3 else None
+        outputs, last = recur(maps, same, weights, start, time)
+        return outputs.flatten(2).transpose(0, time), last.flatten(1)
 
 
 class SRU(nn.Module):
@@ -112,9 +99,8 @@ class SRU(nn.Module):
 
     def forward(self, x: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """carry: (layers, N, channels) that an earlier call returned for the same sequences' earlier part."""
-        carries, turned = [], None
+        carries = []
         for i, layer in enumerate(self.layers):
-            turned, last = layer(x, turned, None if carry is None else carry[i])
-            x = layer.in_time(turned)
+            x, last = layer(x, None if carry is None else carry[i])
             carries.append(last)
         return x, torch.stack(carries)

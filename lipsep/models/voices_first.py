@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from lipsep.constants import FPS, SAMPLE_RATE
 from lipsep.errors import ModelError
+from lipsep.kernels.rms_norm import rms_norm
 from lipsep.kernels.spectrogram import analyse_spectrum, multiply_spectra, synthesise_spectrum
 from lipsep.layers.sru import SRULayer
 from lipsep.models.base import SeparationModel
@@ -69,7 +70,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * self.weight
+        return rms_norm(x, self.weight, eps=1e-5)
 
 
 class BandLinear(nn.Module):
@@ -110,16 +111,25 @@ class BandSplit(nn.Module):
 
 
 class RecurrentPath(nn.Module):
-    """Norm, simple recurrent units both ways, a linear map; added to the input. Shape: (L, N, C) -> (L, N, C)."""
+    """Norm, simple recurrent units both ways along one axis, a linear map; added to the input.
 
-    def __init__(self, channels: int) -> None:
+    Shape: (T, B, K, C) -> (T, B, K, C).
+
+    Args:
+        axis: 0 for time, 2 for the bands.
+    """
+
+    def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
+        self.axis = axis
         self.norm = RMSNorm(channels)
         self.rnn = SRULayer(channels, channels // 2, bidirectional=True)
         self.linear = nn.Linear(channels, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.linear(self.rnn.in_time(self.rnn(self.norm(x))[0]))
+        lines = self.norm(x).movedim(self.axis, 0)  # (L, ..., C)
+        y = self.rnn(lines.flatten(1, 2))[0].view(lines.shape)
+        return x + self.linear(y.movedim(0, self.axis))
 
 
 class DualPathBlock(nn.Module):
@@ -130,14 +140,11 @@ class DualPathBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.over_bands = RecurrentPath(channels)
-        self.over_time = RecurrentPath(channels)
+        self.over_bands = RecurrentPath(channels, axis=2)
+        self.over_time = RecurrentPath(channels, axis=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        n_frames, _, n_bands, _ = x.shape
-        y = self.over_bands(x.flatten(0, 1).transpose(0, 1))  # (K, T B, C)
-        y = y.transpose(0, 1).unflatten(0, (n_frames, -1))  # (T, B, K, C)
-        return self.over_time(y.flatten(1, 2)).unflatten(1, (-1, n_bands))
+        return self.over_time(self.over_bands(x))
 
 
 class VoiceMasks(nn.Module):

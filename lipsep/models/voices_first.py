@@ -4,9 +4,9 @@ The sound is separated without lips, into up to three voices and a rest, by a du
 domain: bands of the spectrum as in BSRNN (Luo and Yu 2023, arXiv 2209.15174), paths over frequency and over time in
 turn as in DPRNN (Luo, Chen and Yoshioka 2020, arXiv 1910.06379), of simple recurrent units (Lei et al. 2018), which are
 mostly matrix products. The follower, a small Dolphin (`dolphin_laptop_together`), estimates each visible person's voice
-from lips and sound: coarsely, but it knows whose voice it is. Each face gets the voice that is nearest to its estimate,
-no voice twice, or none where silence is nearer; of several in proportion where it is not sure. What is heard is a
-mean of the two. Their errors differ, so the mean is better than either. To separate first and assign afterwards is
+from lips and sound: coarsely, but it knows whose voice it is. Each face gets the voice that is nearest to its estimate
+and loud when its lips are open, no voice twice, or none where silence is nearer; of several in proportion where it is
+not sure. What is heard is a mean of the two. Their errors differ, so the mean is better than either. To separate first and assign afterwards is
 how leading entries to audio-visual challenges on real recordings work; blocks, sizes and the mean are our own. No
 paper's figures are to be met; MODELS.md says what the shipped weights reach.
 
@@ -267,7 +267,8 @@ SPEECH_HZ = (300, 5000)  # louder with open lips
 SLOW_FRAMES = 51  # 2 s: what changes more slowly tells nothing of a lag
 UNLIKELY_S = 0.09  # over the seconds seen: how much better each picture of a lag must make the agreement,
 RARE = 0.35  # and over their root: by how much more a lag of two pictures and more must
-UNSURE = 0.08  # squared error, per power of the mixture, between assignments that are almost equally likely
+UNSURE = 0.16  # squared error, per power of the mixture, between assignments that are almost equally likely
+AGREEING = 2.0  # per second: by what an assignment that agrees better by 1 is likelier, as a logarithm
 CLEAR = 3.0  # what a clear choice of voices, per power of the mixture, weighs against agreement
 
 
@@ -300,7 +301,7 @@ def shown_later(lips: Tensor, lag: Tensor) -> Tensor:
     return lips.transpose(1, 2)[rows, frames].transpose(1, 2)
 
 
-SEPARATED = 0.6
+SEPARATED = 0.85
 """Share of the separated voice in what is heard; the rest is what was followed. Chosen with the shipped weights."""
 
 
@@ -343,7 +344,7 @@ class VoicesFirst(SeparationModel):
 
     def _follow(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor]:
         """What the follower hears, lips at their likeliest lag, (B, n, T); shares of the voices, (B, n, V + 1)."""
-        lags, score = self._likely_lags(mixture, lips, voices)  # (B, G)
+        lags, score, agreeing = self._likely_lags(mixture, lips, voices)  # (B, G), (B, G), (B, G, A)
         n_lags, batch = lags.shape[1], mixture.shape[0]
         tried = torch.cat([shown_later(lips, lag) for lag in lags.unbind(1)])  # (G B, n, F, S, S)
         followed = self.follower(mixture.repeat(n_lags, 1), tried).unflatten(0, (n_lags, batch)).transpose(0, 1)
@@ -352,25 +353,28 @@ class VoicesFirst(SeparationModel):
         best, second = errors.topk(2, dim=2, largest=False).values.unbind(2)  # (B, G)
         likeliest = (score + CLEAR * (second - best)).argmax(1)  # (B,)
         rows = torch.arange(batch, device=mixture.device)
-        sure = (-errors[rows, likeliest] / UNSURE).softmax(1)  # (B, A)
+        evidence = AGREEING * lips.shape[2] / FPS * agreeing - errors / UNSURE  # (B, G, A)
+        sure = evidence[rows, likeliest].softmax(1)  # (B, A)
         return followed[rows, likeliest], torch.einsum("ba,anv->bnv", sure, self.choices)
 
-    def _likely_lags(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeliest lag of each group of LAGS, in pictures, and how likely it is: (B, G) each."""
+    def _likely_lags(self, mixture: Tensor, lips: Tensor, voices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The likeliest lag of each group of LAGS, in pictures, how likely it is, and how well each assignment agrees
+        with the lips then: (B, G), (B, G), (B, G, A)."""
         openings = self.follower.video_encoder.values(lips.flatten(0, 1))[..., 0].unflatten(0, lips.shape[:2])
         openings = without_slow_changes(openings)  # (B, n, F)
         loudness = without_slow_changes(self.separator.loudness(voices, mixture, lips.shape[2]))  # (B, V, F)
         seconds = lips.shape[2] / FPS
-        scores = []
-        for lag in itertools.chain(*LAGS):
-            fits = F.pad(agreement(openings, loudness, lag), (0, 1))  # (B, n, V + 1): no voice, no agreement
-            scores.append(torch.einsum("bnv,anv->ba", fits, self.choices).amax(1) - UNLIKELY_S / seconds * abs(lag))
-        lags, best = [], []
-        for group, of_group in zip(LAGS, torch.stack(scores, 1).split([len(group) for group in LAGS], 1), strict=True):
-            score, place = of_group.max(1)
+        rows = torch.arange(lips.shape[0], device=lips.device)
+        lags, best, agreeing = [], [], []
+        for group in LAGS:
+            fits = torch.stack([agreement(openings, loudness, lag) for lag in group], 1)  # (B, lags, n, V)
+            fits = torch.einsum("blnv,anv->bla", fits, self.choices[..., :-1])  # no voice, no agreement
+            tried = torch.tensor(group, device=lips.device)
+            score, place = (fits.amax(2) - UNLIKELY_S / seconds * tried.abs()).max(1)  # (B,)
             best.append(score if 0 in group else score - RARE / seconds**0.5)
-            lags.append(torch.tensor(group, device=lips.device)[place])
-        return torch.stack(lags, 1), torch.stack(best, 1)
+            lags.append(tried[place])
+            agreeing.append(fits[rows, place])
+        return torch.stack(lags, 1), torch.stack(best, 1), torch.stack(agreeing, 1)
 
     def video_parts(self) -> tuple[nn.Module, ...]:
         """What the follower watches with."""

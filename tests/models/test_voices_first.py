@@ -7,7 +7,15 @@ import torch
 
 from lipsep.errors import ModelError
 from lipsep.models import SeparationModel, create_model
-from lipsep.models.voices_first import LAGS, BandSplit, agreement, assignments, shown_later, squared_errors
+from lipsep.models.voices_first import (
+    LAGS,
+    SEPARATED,
+    BandSplit,
+    agreement,
+    assignments,
+    shown_later,
+    squared_errors,
+)
 
 
 def small() -> SeparationModel:
@@ -67,7 +75,7 @@ def test_what_is_heard_is_a_mean_of_the_two_networks_and_of_one_where_no_voice_i
         assert torch.allclose(chosen.sum(1), torch.ones(2)) and (chosen[:, :-1].sum(0) <= 1 + 1e-5).all()
         for k, heard in enumerate(model(mixture, lips)[0]):
             own = chosen[k, :-1] @ voices[0] + chosen[k, -1] * followed[k]
-            torch.testing.assert_close(heard, 0.4 * followed[k] + 0.6 * own)
+            torch.testing.assert_close(heard, torch.lerp(followed[k], own, SEPARATED))
 
 
 def talk(n_frames: int, seed: int) -> torch.Tensor:
@@ -75,6 +83,21 @@ def talk(n_frames: int, seed: int) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     noise = torch.randn(1, 1, n_frames + 4, generator=random)
     return torch.nn.functional.avg_pool1d(noise, 5, 1)[0, 0]
+
+
+def test_where_the_follower_does_not_know_whose_voice_it_is_the_lips_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, generator = small(), torch.Generator().manual_seed(4)
+    loudness = torch.stack([talk(100, seed) for seed in (1, 2, 3)])  # of three voices, for 4 s
+    noise = torch.randn(1, 3, 64_000, generator=generator)
+    voices = noise * (loudness * 2).exp().repeat_interleave(640, 1)
+    mixture = voices.sum(1)
+    monkeypatch.setattr(model.follower, "forward", lambda sound, lips: sound.unsqueeze(1).expand(-1, 2, -1) / 3)
+    for pair in ([0, 1], [1, 0], [2, 1]):
+        openings = loudness[pair].unsqueeze(-1)  # (n, F, 1)
+        monkeypatch.setattr(model.follower.video_encoder, "values", lambda _, openings=openings: openings)
+        with torch.no_grad():
+            _, chosen = model._follow(mixture, torch.zeros(1, 2, 100, 8, 8), voices)
+        assert chosen[0, :, :-1].argmax(1).tolist() == pair and chosen[0, [0, 1], pair].min() > 0.7
 
 
 @pytest.mark.parametrize("lag", [-4, -1, 0, 3, 5])

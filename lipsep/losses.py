@@ -157,5 +157,5 @@ def clustering(embeddings: Tensor, members: Tensor, weights: Tensor) -> Tensor:
     """
     root = (weights / weights.sum(-1, keepdim=True).clamp(min=EPS)).sqrt().unsqueeze(-1)
     v, y = embeddings * root, members * root
-    products = ((v.mT @ v, 1.0), (v.mT @ y, -2.0), (y.mT @ y, 1.0))
-    return sum(sign * product.square().sum((1, 2)) for product, sign in products).mean()
+    within, across, wanted = (product.square().sum((1, 2)) for product in (v.mT @ v, v.mT @ y, y.mT @ y))  # (B,)
+    return (within - 2 * across + wanted).mean()

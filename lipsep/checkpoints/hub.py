@@ -39,10 +39,21 @@ def from_hub(
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     files = [CONFIG, WEIGHTS]
-    which = {"revision": revision, "cache_dir": cache_dir, "token": token}
+
+    def snapshot(local_files_only: bool) -> Path:
+        where = huggingface_hub.snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=None if cache_dir is None else str(cache_dir),
+            token=token,
+            allow_patterns=files,
+            local_files_only=local_files_only,
+        )
+        return Path(str(where))
+
     shown = name if revision is None else f"{name} at {revision}"
     try:
-        cached = Path(huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=True, **which))
+        cached = snapshot(local_files_only=True)
         if (cached / WEIGHTS).is_file() or huggingface_hub.constants.HF_HUB_OFFLINE:  # else it was interrupted
             return check_download(cached)
     except LocalEntryNotFoundError:
@@ -56,7 +67,7 @@ def from_hub(
     notice = _NOTICE.format(size=f"{DOLPHIN.size / 1e6:.0f} MB") if name == DOLPHIN.name else generic
     _log.warning(notice)
     try:
-        fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=files, **which))
+        fetched = snapshot(local_files_only=False)
     except Exception as error:  # the hub and its network layers raise many kinds
         raise WeightsError(
             f"cannot download '{shown}' ({hub_failure(error)}), or pass a folder that holds its config.json and "

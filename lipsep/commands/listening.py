@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,6 +52,6 @@ def listen(app: FastAPI, host: str, port: int, what: str) -> None:
         app.state.close()  # again, if need be: after a second Ctrl-C uvicorn leaves everything as it is
         complain("stopped")
         sys.stdout.flush()
-        os._exit(128 + Stopped.signal_number)  # whatever threads of libraries still wait for
+        os._exit(128 + (Stopped.signal_number or signal.SIGINT))  # whatever threads of libraries still wait for
     finally:
         app.state.close()

@@ -41,7 +41,9 @@ def packed(
     """Filters (C', C, k, k) in oneDNN's own order, or as they are on a GPU, in other precisions, without oneDNN."""
     if not onednn_takes(weight):
         return weight
-    return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.detach().to_mkldnn(), padding, stride, dilation, groups)
+    return torch._C._nn.mkldnn_reorder_conv2d_weight(
+        weight.detach().to_mkldnn(), [*padding], [*stride], [*dilation], groups
+    )
 
 
 def folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor, Tensor]:
@@ -49,8 +51,10 @@ def folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d | None = No
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     if norm is None:
         return weight, bias
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), norm.bias + (bias - norm.running_mean) * scale
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None  # every norm here keeps both
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), norm.bias + (bias - mean) * scale
 
 
 # --- Pictures and their neighbours in time ---------------------------------------------------------------------------

@@ -73,7 +73,8 @@ class _Drop(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _without(grad, *ctx.saved_tensors, ctx.factor), None, None
+        (dropped,) = ctx.saved_tensors
+        return _without(grad, dropped, ctx.factor), None, None
 
 
 def _without(x: Tensor, dropped: Tensor, factor: float) -> Tensor:

@@ -66,7 +66,7 @@ def diffuse(x: Tensor, k: Tensor, kernels: Tensor | None = None, by_fft: Tensor 
     if kernels is None or x.shape[1] < kernels.shape[-1] // 2:
         return diffuse_by_fft(x, k)
     y = diffuse_by_kernel(x, kernels)
-    if len(by_fft):
+    if by_fft is not None and len(by_fft):
         y.index_copy_(2, by_fft, diffuse_by_fft(x.index_select(2, by_fft), k[by_fft]))
     return y
 
@@ -143,7 +143,7 @@ def diffuse_with_gradients(x: Tensor, k: Tensor) -> Tensor:
     with full_precision(x):
         x = x.to(k.dtype)
         y = _DiffuseByKernel.apply(x, k, reach, by_fft)
-        if len(by_fft):
+        if by_fft is not None and len(by_fft):
             y = y.index_copy(2, by_fft, diffuse_by_fft(x.index_select(2, by_fft), k[by_fft]))
         return y
 
@@ -244,6 +244,7 @@ class _Diffuse(torch.autograd.Function):
         spectrum, k = ctx.saved_tensors
         time = ctx.time
         grad_spectrum = _spectrum(grad)
+        grad_k: Tensor | None = None
         if native.takes(grad, k):
             filtered, grad_k = torch.empty_like(spectrum), torch.empty_like(k)
             pairs = [torch.view_as_real(s) for s in (spectrum, grad_spectrum, filtered)]
@@ -251,7 +252,6 @@ class _Diffuse(torch.autograd.Function):
             native.run("heat_filter_backward", *pairs[:2], k, _tables(time), pairs[2], grad_k, *sizes)
             return _samples(filtered, time), grad_k
         grad_x = _filtered(grad_spectrum, k, time) if ctx.needs_input_grad[0] else None
-        grad_k = None
         if ctx.needs_input_grad[1]:
             _, _, squares_low, squares_high, half_turn, _ = _grid(time, k.dtype, k.device)
             x_dct, g_dct = (torch.view_as_real(s * half_turn) for s in (spectrum, grad_spectrum))

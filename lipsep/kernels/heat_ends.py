@@ -16,10 +16,13 @@ NORM_EPS = 1e-5
 """What the kernels add to the variance, as `nn.LayerNorm` does unless it is told otherwise."""
 
 
-def plain_heat_and_gate(x: Tensor, *filters: Tensor) -> tuple[Tensor, Tensor]:
+def plain_heat_and_gate(
+    x: Tensor, weight_in: Tensor, bias_in: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
     """The definition; see `heat_and_gate`."""
-    twice = plain_depthwise(x, *filters[:2]).repeat_interleave(2, dim=-1)  # (B, T, 2 C)
-    return plain_depthwise(twice, *filters[2:]).chunk(2, dim=-1)
+    twice = plain_depthwise(x, weight_in, bias_in).repeat_interleave(2, dim=-1)  # (B, T, 2 C)
+    heat, gate = plain_depthwise(twice, weight, bias).chunk(2, dim=-1)
+    return heat, gate
 
 
 def plain_release_heat(
@@ -38,7 +41,8 @@ def heat_and_gate(x: Tensor, weight_in: Tensor, bias_in: Tensor, weight: Tensor,
     if suits_native(weight_in, bias_in) and suits_native(weight, bias) and native.takes(*inputs):
         return HeatAndGate.apply(*inputs)
     twice = duplicate_channels(depthwise(x, weight_in, bias_in))  # (B, T, 2 C)
-    return depthwise(twice, weight, bias).chunk(2, dim=2)
+    heat, gate = depthwise(twice, weight, bias).chunk(2, dim=2)
+    return heat, gate
 
 
 def release_heat(

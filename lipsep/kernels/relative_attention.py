@@ -240,7 +240,7 @@ class AttendAgain(torch.autograd.Function):
             grad_logits = grad_weights.addcmul_(weights, grad_weights.sum(-1, keepdim=True), value=-1)
             grad_k[heads].baddbmm_(grad_logits.mT, q_some)
             torch.bmm(grad_logits, k[heads], out=grad_q[heads, rows])
-            if distances is not None:
+            if grad_distances is not None:
                 n_rows = q_some.shape[1]
                 columns = _some_distances(n_rows, rows.start, length)
                 spread = room.tensor(2, len(q_some), n_rows, n_rows + length - 1).zero_()

@@ -193,12 +193,13 @@ class _StretchedLinear(torch.autograd.Function):
 
 def mix_stretched(parts: Sequence[Tensor], shares: Shares, bias: Tensor | None, length: int) -> Tensor:
     """`stretched_linear` with each part's share of the weights, as it is or from `packed_matrix`."""
-    mixed, coarse = None, []
-    for part, share in sorted(zip(parts, shares, strict=True), key=lambda pair: -pair[0].shape[1]):
-        part = stretch_to(part, length) if part.shape[1] > length else part
-        if mixed is None:
-            mixed = stretch_to(linear(part, share, bias), length)
-        elif part.shape[1] == length:
+    first, *others = [
+        (stretch_to(part, length) if part.shape[1] > length else part, share)
+        for part, share in sorted(zip(parts, shares, strict=True), key=lambda pair: -pair[0].shape[1])
+    ]
+    mixed, coarse = stretch_to(linear(*first, bias), length), []
+    for part, share in others:
+        if part.shape[1] == length:
             mixed = linear(part, share, None, plus=mixed)
         else:
             coarse.append(linear(part, share, None))  # (B, T_i, C)

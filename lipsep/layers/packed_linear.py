@@ -27,4 +27,5 @@ class PackedLinear(Arranged, nn.Linear):
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         """plus: (..., C'), added to the result."""
-        return linear(x, *self.arranged(), self.bias, plus)
+        (weight,) = self.arranged()
+        return linear(x, weight, self.bias, plus)

@@ -6,7 +6,8 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
+from typing import Any
 
 import av
 
@@ -95,7 +96,10 @@ class Losses:
 
 
 def decoded(
-    container: av.container.InputContainer, stream: av.stream.Stream, name: str, losses: Losses | None = None
+    container: av.container.InputContainer,
+    stream: av.VideoStream | av.AudioStream,
+    name: str,
+    losses: Losses | None = None,
 ) -> Iterator[av.frame.Frame]:
     """Every frame of a stream that can be decoded; what cannot is skipped, counted and logged once (a lot: as warning).
 
@@ -106,14 +110,14 @@ def decoded(
         MediaError: nothing at all can be decoded.
     """
     n_packets = n_frames = n_failures = 0
-    decoder = stream.codec_context
+    decoder: Any = stream.codec_context  # PyAV's stubs know `decode` of its two kinds alone
     may_change = container.format.name == "mpegts" and decoder.name.startswith(_CHANGING)
     for packet in demuxed(container, stream):
         n_packets += packet is None or packet.size > 0
-        last = []
+        last: list[av.VideoFrame] | list[av.AudioFrame] = []
         try:
             codec = _codec_of(packet) if packet and may_change else None
-            if codec and not decoder.name.startswith(codec):
+            if packet and codec and not decoder.name.startswith(codec):
                 log.info("%s: the %s changes from %s to %s", name, stream.type, decoder.name, codec)
                 rest = av.Packet()
                 rest.time_base = packet.time_base
@@ -174,7 +178,8 @@ def sound_frames(
     Raises (at the first `next`):
         MediaError: the file cannot be read, or has no such sound.
     """
-    name, options = source_name(source), {}
+    name = source_name(source)
+    options: dict[str, str] = {}
     for _ in range(2):
         with open_media(source, **options) as container:
             frames = _sound_of(container, number, name, losses)
@@ -185,8 +190,8 @@ def sound_frames(
                 continue
             zero_s = time_zero(container)
             for frame in chain(head, frames):
-                stamped = believed and not options and frame.time is not None
-                yield frame, frame.time - zero_s if stamped else None
+                stamped_s = frame.time if believed and not options else None
+                yield frame, None if stamped_s is None else stamped_s - zero_s
         return
 
 
@@ -200,7 +205,7 @@ def _sound_of(
     if losses is not None:
         losses.stated_s = _stated_s(container, stream)
     for frame in decoded(container, stream, name, losses):
-        if frame.sample_rate in AUDIO_RATES:
+        if isinstance(frame, av.AudioFrame) and frame.sample_rate in AUDIO_RATES:
             yield frame
 
 
@@ -209,7 +214,7 @@ def _stated_s(container: av.container.InputContainer, stream: av.AudioStream) ->
     if "matroska" in container.format.name:
         found = _CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
         return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3]) if found else None
-    if not set(container.format.name.split(",")) & _STATES_LENGTHS or not stream.duration:
+    if not set(container.format.name.split(",")) & _STATES_LENGTHS or not stream.duration or not stream.time_base:
         return None
     return float(stream.duration * stream.time_base)
 
@@ -217,11 +222,11 @@ def _stated_s(container: av.container.InputContainer, stream: av.AudioStream) ->
 def _stamps_agree(head: list[av.AudioFrame]) -> bool:
     """Whether frames last about as long as their timestamps and durations say."""
     n_wrong = 0
-    for frame, following in pairwise([*head, None]):
+    for frame, following in zip(head, [*head[1:], None], strict=True):
         length_s = frame.samples / frame.sample_rate
         stated_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else length_s
-        stamps = (frame.time, following.time if following else None)
-        step_s = length_s if None in stamps else stamps[1] - stamps[0]
+        next_s = following.time if following else None
+        step_s = length_s if frame.time is None or next_s is None else next_s - frame.time
         too_long = max(stated_s, abs(step_s)) > 2 * length_s + _ODD_GAP_S
         n_wrong += too_long or step_s < 0.5 * length_s - _ROUNDING_S
     return 2 * n_wrong <= len(head)

@@ -56,7 +56,7 @@ def probe(source: Source) -> MediaInfo:
     with open_media(source) as container:  # FFmpeg frees the streams at its end: nothing below may touch them
         video, audio = video_stream(container), audio_stream(container)
         first = first_frame(container, video) if video else None
-        geometry = Geometry(video, first, source_name(source)) if first is not None else None
+        geometry = Geometry(video, first, source_name(source)) if video and first else None
         is_image = "image2" in container.format.name or container.format.name.endswith("_pipe")
         tracks = " and ".join(sorted({stream.type for stream in container.streams}))
         rate, n_channels = (
@@ -87,15 +87,16 @@ def probe(source: Source) -> MediaInfo:
 def first_frame(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame | None:
     """The first picture that can be decoded, or None."""
     try:
-        return next(decoded(container, stream, "probe"), None)
+        found = next(decoded(container, stream, "probe"), None)
     except MediaError:
         return None
+    return found if isinstance(found, av.VideoFrame) else None
 
 
 def _ends(source: Source) -> tuple[tuple[float, int], tuple[float, int]]:
     """When pictures and sound end, s after time 0, and their numbers of packets; nothing is decoded."""
     with open_media(source) as container:
-        streams = [video_stream(container), audio_stream(container)]
+        video, audio = streams = (video_stream(container), audio_stream(container))
         zero_s = time_zero(container)
         timelines = {s.index: Timeline(source_name(source), zero_s) for s in streams if s}
         steps_s = {s.index: picture_step_s(s) if s.type == "video" else 0.0 for s in streams if s}
@@ -110,12 +111,12 @@ def _ends(source: Source) -> tuple[tuple[float, int], tuple[float, int]]:
                 counts[index] += 1
                 if packet.stream.type == "video":
                     shown_s.append(start_s)
-        if shown_s:
+        if shown_s and video:
             starts_s = np.sort(shown_s)  # packets come in the order in which they are decoded
             held_s = last_shown_until(container, zero_s, starts_s[-1], float(np.diff(starts_s).max(initial=0.0)))
-            ends_s[streams[0].index] = max(ends_s[streams[0].index], held_s)
+            ends_s[video.index] = max(ends_s[video.index], held_s)
         found = [(ends_s[s.index], counts[s.index]) if s else (0.0, 0) for s in streams]
-    if streams[1] and not sound_is_stamped(source):
+    if audio and not sound_is_stamped(source):
         length_s = sum(frame.samples / frame.sample_rate for frame, _ in sound_frames(source))
         found[1] = (length_s, found[1][1])
     return found[0], found[1]

@@ -134,11 +134,14 @@ class FeedForward(Arranged):
 
     def _hidden(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, hidden / 2)"""
-        return conv_glu(self.expand(self.norm(x)), self.conv.weight, self.conv.bias, self.dropout.rate)
+        weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
+        return conv_glu(self.expand(self.norm(x)), weight, bias, self.dropout.rate)
 
     def _contracted(self, hidden: Tensor, x: Tensor) -> Tensor:
         """(B, T, hidden / 2), (B, T, C) -> (B, T, C)"""
-        return linear(hidden, *self.arranged(), plus=x, dropout=self.dropout.rate)
+        weight, bias = self.arranged()
+        return linear(hidden, weight, bias, plus=x, dropout=self.dropout.rate)
 
 
 class CoarseSelfAttention(nn.Module):

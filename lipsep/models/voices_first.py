@@ -6,9 +6,9 @@ turn as in DPRNN (Luo, Chen and Yoshioka 2020, arXiv 1910.06379), of simple recu
 mostly matrix products. The follower, a small Dolphin (`dolphin_laptop_together`), estimates each visible person's voice
 from lips and sound: coarsely, but it knows whose voice it is. Each face gets the voice that is nearest to its estimate
 and loud when its lips are open, no voice twice, or none where silence is nearer; of several in proportion where it is
-not sure. What is heard is a mean of the two. Their errors differ, so the mean is better than either. To separate first and assign afterwards is
-how leading entries to audio-visual challenges on real recordings work; blocks, sizes and the mean are our own. No
-paper's figures are to be met; MODELS.md says what the shipped weights reach.
+not sure. What is heard is a mean of the two. Their errors differ, so the mean is better than either. To separate first
+and assign afterwards is how leading entries to audio-visual challenges on real recordings work; blocks, sizes and the
+mean are our own. No paper's figures are to be met; MODELS.md says what the shipped weights reach.
 
 Lips may be late or early by a few pictures. Voices that are apart tell: each is loud when its own lips are open, at the
 true lag more than at another. The follower watches the lips at the likeliest of a few lags.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def gaussian(x: np.ndarray) -> np.ndarray:
 def draw_heat(path: Path) -> list[Path]:
     """The signal and what both make of it, with the impulse magnified: diffusion keeps more of it and of the tones."""
     x = tones_and_impulse()
-    lines = (
+    lines: tuple[tuple[np.ndarray, str, dict[str, Any]], ...] = (
         (x, "signal", {"color": "0.6", "linestyle": ":"}),
         (heat(x), f"heat diffusion, alpha = {DIFFUSIVITY}, t = {DURATION}", {"color": "0", "linestyle": "--"}),
         (gaussian(x), f"Gaussian convolution, K = {KERNEL}", {"color": "0.35", "linestyle": "-"}),

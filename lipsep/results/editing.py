@@ -34,9 +34,9 @@ def write_tracks(
         return _write_channels(results / f"{STEM}.wav", [found.mixture, *found.voices, found.residual], found.scale)
     original = work / "original.wav"
     rate, weights = clip.recorded_form()
-    with WavWriter(original, sample_rate=rate, n_channels=len(weights)) as out:
+    with WavWriter(original, sample_rate=rate, n_channels=len(weights)) as writer:
         for block in clip.recorded_audio():
-            out.write(block)
+            writer.write(block)
     sounds = [("original", original), *zip([*names, "everything else"], wavs, strict=True)]
     out = results / f"{STEM}.{kind}"
     if clip.path is not None and not clip.pictures_changed:

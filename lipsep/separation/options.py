@@ -143,7 +143,7 @@ class Options(BaseModel):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            name, found = first["loc"][0], first["input"]
+            name, found = str(first["loc"][0]), first["input"]
             if first["type"] == "extra_forbidden":
                 raise OptionError(f"there is no option '{name}': there are {', '.join(cls.model_fields)}") from None
             if first["type"] == "literal_error":

@@ -82,6 +82,7 @@ def _fields(kind: type) -> dict[str, tuple[str, str | None]]:
             for name, field in kind.model_fields.items()
         }
     else:
+        assert dataclasses.is_dataclass(kind)
         found = {field.name: _shown(_default_of(field)) for field in dataclasses.fields(kind)}
     return {name: (str(written[name]), default) for name, default in found.items()}
 
@@ -124,7 +125,9 @@ def _notes_in(source: str) -> dict[str, str]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     notes, last = {}, None
-    for node in ast.parse(source).body[0].body:
+    (described,) = ast.parse(source).body
+    assert isinstance(described, ast.ClassDef)
+    for node in described.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             last = node.target.id
             if node.end_lineno in comments:

@@ -12,17 +12,17 @@ import math
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from lipsep.checkpoints.beginnings import take_all
-from lipsep.data.clips.clips import join
+from lipsep.data.clips.clips import TalkingClips, join
 from lipsep.data.corpora.opening import prepare_clips, prepare_held_out
 from lipsep.data.mixing.blind import BlindConfig, BlindMixtures
 from lipsep.data.mixing.rooms import draw_rooms
@@ -89,7 +89,7 @@ class BlindSeparation(lightning.LightningModule):
         improvement = best - si_snr(mixture[:, None], voices).mean(1)
         self.log("val_si_snri", improvement.mean(), prog_bar=True, batch_size=len(mixture), sync_dist=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         settings = self.settings
         optimiser = torch.optim.AdamW(self.parameters(), settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
         total_steps = settings.epochs * settings.steps_per_epoch
@@ -126,6 +126,9 @@ def pretrain_voices(path: Path, overrides: Sequence[str], resume: bool) -> Path:
     config = BlindConfig(**settings.mixing)
     pictures = lip_recipe(run.model.lip_recipe)
     filmed, _, unfilmed, noises = prepare_clips(data, pictures)
+    assert unfilmed is not None
+    if not isinstance(filmed, TalkingClips):
+        raise ModelError(f"recipe {path}: voices mixes anew, from data.filmed; data.finished are mixtures")
     rooms = draw_rooms(settings.rooms, 3, settings.seed) if settings.rooms else None
     n_items = settings.steps_per_epoch * settings.accumulate * settings.batch
     learn = BlindMixtures(
@@ -138,6 +141,6 @@ def pretrain_voices(path: Path, overrides: Sequence[str], resume: bool) -> Path:
     trainer = make_trainer(settings.output, settings, [EMAWeightAveraging(decay=settings.ema_decay)])
     fit(trainer, BlindSeparation(run.model.separator, settings), feed, resume)
     if trainer.is_global_zero:
-        scores = {"val_si_snri": trainer.callback_metrics["val_si_snri"]}
+        scores = {"val_si_snri": float(trainer.callback_metrics["val_si_snri"])}
         run.export("blind separator alone", scores)
     return run.folder

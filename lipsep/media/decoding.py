@@ -222,7 +222,7 @@ def _stated_s(container: av.container.InputContainer, stream: av.AudioStream) ->
 def _stamps_agree(head: list[av.AudioFrame]) -> bool:
     """Whether frames last about as long as their timestamps and durations say."""
     n_wrong = 0
-    for frame, following in zip(head, [*head[1:], None], strict=True):
+    for frame, following in zip(head, [*head, None][1:], strict=True):
         length_s = frame.samples / frame.sample_rate
         stated_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else length_s
         next_s = following.time if following else None

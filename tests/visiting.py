@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,19 +61,27 @@ class Visitor:
         self.http = httpx.Client(base_url=address, timeout=PATIENCE_S)
         self.session = uuid.uuid4().hex
         config = self.http.get("/config").json()
-        self.function = next(d["id"] for d in config["dependencies"] if [t[1] for t in d["targets"]] == ["upload"])
+        buttons = [each for each in config["dependencies"] if [t[1] for t in each["targets"]] == ["click"]]
+        clicks = {len(each["inputs"]): each["id"] for each in buttons}
+        self.function, self.cancelling = clicks[4], clicks[0]
 
     def upload(self, name: str, content: bytes) -> httpx.Response:
         return self.http.post("/gradio_api/upload", files={"files": (name, content)})
 
-    def join(self, path: Any, as_recorded: bool = False, **more: Any) -> httpx.Response:
+    def join(self, path: Any, track: str = "auto", as_recorded: bool = False, film: bool = False, **more: Any):
         """Ask for the separation of a file by its path."""
-        data = {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
-        order = {"data": [data, as_recorded], "fn_index": self.function, "session_hash": self.session}
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
+        return self._ask(self.function, [file, track, as_recorded, film])
+
+    def cancel(self) -> httpx.Response:
+        return self._ask(self.cancelling, [])
+
+    def _ask(self, function: int, data: list[Any]) -> httpx.Response:
+        order = {"data": data, "fn_index": function, "session_hash": self.session}
         return self.http.post("/gradio_api/queue/join", json=order)
 
-    def shown(self) -> list[str]:
-        """What the page shows, joined for each of its states, until it is finished."""
+    def shown(self, begun: Callable[[], Any] = lambda: None) -> list[str]:
+        """What the page shows, joined for each of its states, until it is finished; `begun` is called at the first."""
         states: list[str] = []
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as events:
             for line in events.iter_lines():
@@ -81,18 +90,20 @@ class Visitor:
                 event = json.loads(line[6:])
                 if event["msg"] in ("process_generating", "process_completed"):
                     assert event["success"], event
+                    if not states:
+                        begun()
                     states.append(json.dumps(event["output"].get("data")))
-                if event["msg"] == "process_completed":
+                if event["msg"] == "process_completed" and event["output"].get("data"):  # cancelling shows nothing
                     break
-        return states
+        return [state for state in states if "lipsep-" in state]  # others are about buttons alone
 
-    def separate(self, name: str, content: bytes, as_recorded: bool = False) -> list[str]:
+    def separate(self, name: str, content: bytes, **asked: Any) -> list[str]:
         """Send a file and have it separated; what is shown meanwhile."""
         (path,) = self.upload(name, content).json()
-        self.join(path, as_recorded, orig_name=name).raise_for_status()
+        self.join(path, orig_name=name, **asked).raise_for_status()
         return self.shown()
 
 
 def result_key(shown: list[str]) -> str:
     """The address of the results in what the page shows."""
-    return next(part for text in shown for part in text.split("results/")[1:]).split("/")[0]
+    return next(found[1] for text in shown if (found := re.search(r"results/([\w-]{32})", text)))

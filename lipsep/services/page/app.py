@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import queue
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,16 @@ import gradio
 
 from lipsep.services.gate import FORM_BYTES, LOCAL_NAMES, Gate, HostNames
 from lipsep.services.page.door import Door, visitor_of
-from lipsep.services.page.pieces import failure_html, people_html, player_html, progress_html
+from lipsep.services.page.line import Line
+from lipsep.services.page.pace import Pace
+from lipsep.services.page.pieces import (
+    failure_html,
+    note_html,
+    people_html,
+    player_html,
+    progress_html,
+    waiting_html,
+)
 from lipsep.services.page.uploads import Uploads
 from lipsep.services.page.visitors import Visit, Visits
 from lipsep.services.process import OPENING_LIMIT_S, SHORT_GRACE_S, Outcome, WorkerProcess, memory_for_each
@@ -33,6 +41,13 @@ _LOOK_EVERY_S = 60.0  # for files that nobody uses any more
 FONTS = ("system-ui", "sans-serif")  # of the visitor's own system: none is fetched
 GONE = "this is no file that you have sent here, or not any more: drop it again"
 TITLE = "lipsep: one voice per person"
+FULL = "too many visitors are waiting here: come back in a while"
+TRACKS = {  # which sound of the recording, as the page's choices say it and as `Options` does
+    "chosen by itself": "auto",
+    "all sound tracks together": "mix",
+    **{f"sound track {n}": str(n) for n in range(1, 9)},
+}
+_TOLD_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,7 @@ class Limits:
 
     upload_mb: float = 500.0
     duration_s: float = 600.0
-    n_waiting: int = 20  # visitors in the queue; more are told to come back later
+    n_waiting: int = 20  # visitors in line; more are told to come back later
     time_limit_s: float = 1800.0  # for one separation
     keep_s: float = 3600.0  # results are removed when unused for so long
     visitor_mb: float = 2_000.0  # uploads and results together
@@ -73,11 +88,9 @@ def create_app(
     os.environ["GRADIO_TEMP_DIR"] = str(private.path / "uploads")
     max_bytes = int(limits.upload_mb * 2**20)
     uploads, visits = Uploads(private.path / "uploads", max_bytes), Visits(private.path / "visits", limits.keep_s)
-    workers: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
     memory = {"memory_bytes": memory_for_each(n_jobs), "grace_s": SHORT_GRACE_S}
     all_workers = [WorkerProcess(model, device, threads, **memory) for _ in range(n_jobs)]
-    for worker in all_workers:
-        workers.put(worker)
+    line = Line(all_workers, limits.n_waiting)
     ended = threading.Event()
 
     def close() -> None:
@@ -126,6 +139,15 @@ def create_app(
         headers = {"Content-Disposition": 'attachment; filename="lipsep.zip"', "Cache-Control": "private, no-store"}
         return fastapi.responses.StreamingResponse(pieces, media_type="application/zip", headers=headers)
 
+    @app.get("/results/{key}/remix.wav")
+    def remix(key: str, request: fastapi.Request) -> fastapi.Response:
+        made = visits.remix(key, dict(request.query_params))
+        if made is None:
+            raise fastapi.HTTPException(404, "there is nothing here, or not any more")
+        headers = {"Content-Disposition": 'attachment; filename="remix.wav"', "Content-Length": str(made.n_bytes)}
+        headers["Cache-Control"] = "private, no-store"
+        return fastapi.responses.StreamingResponse(made.pieces, media_type="audio/wav", headers=headers)
+
     @app.get("/results/{key}/{name}")
     def result(key: str, name: str) -> fastapi.Response:
         path = visits.file(key, name)
@@ -133,45 +155,71 @@ def create_app(
             raise fastapi.HTTPException(404, "there is nothing here, or not any more")
         return fastapi.responses.FileResponse(path, headers={"Cache-Control": "private, no-store"})
 
-    def separate(upload: str | None, as_recorded: bool, request: gradio.Request) -> Iterator[tuple[str, str, str]]:
-        """Progress, faces and player, again and again while a visitor's video is separated."""
+    def separate(
+        upload: str | None, track: str, as_recorded: bool, film: bool, request: gradio.Request
+    ) -> Iterator[dict[Any, Any]]:
+        """Progress, faces and desk, again and again while a visitor's video is separated."""
         if upload is None:
+            yield {progress: note_html("Choose a video first.")}
             return
         visitor = request.request.state.visitor
         own = uploads.own(visitor, upload)
         visit = visits.begin(visitor, request.session_hash)
+        visit.upload = own
         source = uploads.hand_over(own, visit.folder) if own else None
         if source is None:
-            yield failure_html(GONE), "", ""
-            return
-        worker = _free(workers, ended)
-        if worker is None:
+            yield {progress: failure_html(GONE), people: "", player: ""}
             return
         try:
-            yield from _run(worker, visit, source, "original" if as_recorded else "16k", limits)
+            asked = Options.from_environment(
+                name=(),  # the page names files itself
+                audio_track=track,
+                rate="original" if as_recorded else "16k",
+                tracks="mp4" if film else "none",
+            )
+            yield {people: "", player: "", start: gradio.update(interactive=False), cancel: gradio.update(visible=True)}
+            for shown in _shown(line, visit, source, asked, limits, ended):
+                yield {outputs[name]: value for name, value in shown.items()}
         finally:
             visit.stop.set()
-            workers.put(worker)
+            uploads.take_back(source, own)  # to be separated once more, in another way
+        yield {start: gradio.update(interactive=True), cancel: gradio.update(visible=False)}
+
+    def stop(request: gradio.Request) -> None:
+        visits.stop_session(request.request.state.visitor, request.session_hash)
 
     def leave(request: gradio.Request) -> None:
-        visits.end(request.request.state.visitor, request.session_hash)
+        for sent in visits.end(request.request.state.visitor, request.session_hash):
+            uploads.remove(sent)
 
     with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gradio.Markdown(
-            "# lipsep\nDrop a video of people who talk at once. Everyone who is visible gets a voice of their own. "
-            f"Your file stays on this machine and is removed after use. At most {limits.upload_mb:g} MB and "
-            f"{limits.duration_s / 60:.3g} minutes."
+        gradio.HTML(
+            '<header class="lipsep-head"><h1>lipsep</h1><p>Choose a video of people who talk at once. Everyone who is '
+            "visible gets a voice of their own, to be turned up, down or off.</p><p><small>Your file stays on this "
+            f"machine and is removed when you leave. At most {limits.upload_mb:g} MB and {limits.duration_s / 60:.3g} "
+            "minutes.</small></p></header>"
         )
-        upload = gradio.File(label="Video", file_count="single", elem_id="lipsep-upload")
-        as_recorded = gradio.Checkbox(
-            label="Voices at the rate and with the channels of the recording, not 16 kHz mono (choose first)"
+        upload = gradio.File(label="Video", file_count="single", elem_id="lipsep-upload", height=140)
+        with gradio.Accordion("Settings", open=False):
+            track = gradio.Dropdown([*TRACKS.items()], value="auto", label="Sound of the recording")
+            as_recorded = gradio.Checkbox(label="Voices at the rate and with the channels of the recording")
+            film = gradio.Checkbox(label="For editors: also one film with a sound track per person")
+        with gradio.Row(elem_classes="lipsep-buttons"):
+            start = gradio.Button("Separate the voices", variant="primary", elem_id="lipsep-start")
+            cancel = gradio.Button("Cancel", visible=False, elem_id="lipsep-cancel")
+        progress, people, player = (gradio.HTML(elem_classes="lipsep-shown") for _ in range(3))
+        outputs = {"progress": progress, "people": people, "player": player}
+        start.click(
+            separate,
+            [upload, track, as_recorded, film],
+            [progress, people, player, start, cancel],
+            api_name=False,
+            show_progress="hidden",
+            concurrency_limit=n_jobs + limits.n_waiting,
         )
-        progress, people, player = gradio.HTML(), gradio.HTML(), gradio.HTML()
-        upload.upload(
-            separate, [upload, as_recorded], [progress, people, player], api_name=False, concurrency_limit=n_jobs
-        )
+        cancel.click(stop, None, None, api_name=False, show_progress="hidden", concurrency_limit=None)
         page.unload(leave)
-    page.queue(max_size=limits.n_waiting, default_concurrency_limit=n_jobs, api_open=False)
+    page.queue(max_size=n_jobs + limits.n_waiting, default_concurrency_limit=n_jobs, api_open=False)
     gradio.mount_gradio_app(
         app,
         page,
@@ -188,7 +236,12 @@ def create_app(
     # a mounted page does not say so by itself; until then Gradio takes every path of the machine for one of its own
     page.has_launched = page.is_running = True
     n_inputs = {number: len(function.inputs) for number, function in page.fns.items()}
-    app.add_middleware(Door, n_inputs=n_inputs, is_own=lambda visitor, path: uploads.own(visitor, path) is not None)
+    app.add_middleware(
+        Door,
+        n_inputs=n_inputs,
+        is_own=lambda visitor, path: uploads.own(visitor, path) is not None,
+        words=frozenset(TRACKS.values()),
+    )
     room = Room(
         private.path,
         int(limits.disk_mb * 2**20),
@@ -199,62 +252,59 @@ def create_app(
     return app
 
 
-def _free(workers: queue.SimpleQueue[WorkerProcess], ended: threading.Event) -> WorkerProcess | None:
-    """The next process without work; None if the page ends before there is one."""
-    while not ended.is_set():
-        with suppress(queue.Empty):
-            return workers.get(timeout=0.5)
-    return None
+def _shown(
+    line: Line, visit: Visit, source: Path, options: Options, limits: Limits, ended: threading.Event
+) -> Iterator[dict[str, str]]:
+    """What changes on the page, by the name of its place: waiting, then separation, then what came of it."""
+    with line.place() as place:
+        if place is None:
+            yield {"progress": failure_html(FULL)}
+            return
+        while (worker := place.worker(_TOLD_EVERY_S)) is None:
+            if visit.stop.is_set() or ended.is_set():
+                yield {"progress": note_html("Cancelled.")}
+                return
+            yield {"progress": waiting_html(place.n_before)}
+        yield from _run(worker, visit, source, options, limits)
 
 
 def _run(
-    worker: WorkerProcess, visit: Visit, source: Path, rate: str, limits: Limits
-) -> Iterator[tuple[str, str, str]]:
-    shown = {"progress": progress_html("read", 0, None), "people": "", "player": ""}
-    changed: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    worker: WorkerProcess, visit: Visit, source: Path, options: Options, limits: Limits
+) -> Iterator[dict[str, str]]:
+    pace, faces = Pace(), {}
+    found: list[list[dict[str, Any]]] = []
+    results = visit.folder / "results"
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(_separate, worker, visit, source, rate, limits, changed)
+        running = pool.submit(
+            worker.separate,
+            source,
+            results,
+            options,
+            progress=pace.tell,
+            on_faces=found.append,
+            stop=visit.stop,
+            time_limit_s=limits.time_limit_s,
+            opening_limit_s=OPENING_LIMIT_S,
+            max_duration_s=limits.duration_s,
+            original=results / "original.wav",
+        )
         try:
             while not running.done():
-                yield tuple(shown.values())
-                with suppress(queue.Empty):
-                    shown |= changed.get(timeout=0.3)
-                    while True:
-                        shown |= changed.get_nowait()
+                shown = {"progress": progress_html(pace)}
+                if found:
+                    everyone = found.pop()
+                    faces = {each["person"]: each["png"] for each in everyone}
+                    shown["people"] = people_html(everyone)
+                yield shown
+                wait([running], _TOLD_EVERY_S)
         finally:
             visit.stop.set()  # the visitor has left, or it is done
-    while not changed.empty():
-        shown |= changed.get()
-    shown |= _shown_at_end(visit, running.result())
-    yield tuple(shown.values())
+    yield _shown_at_end(visit, running.result(), faces)
 
 
-def _separate(
-    worker: WorkerProcess,
-    visit: Visit,
-    source: Path,
-    rate: str,
-    limits: Limits,
-    changed: queue.SimpleQueue[dict[str, str]],
-) -> Outcome:
-    results = visit.folder / "results"
-    outcome = worker.separate(
-        source,
-        results,
-        Options.from_environment(rate=rate, name=()),  # the page names files itself
-        progress=lambda *step: changed.put({"progress": progress_html(*step)}),
-        on_faces=lambda people: changed.put({"people": people_html(people)}),
-        stop=visit.stop,
-        time_limit_s=limits.time_limit_s,
-        opening_limit_s=OPENING_LIMIT_S,
-        max_duration_s=limits.duration_s,
-        original=results / "original.wav",
-    )
-    source.unlink(missing_ok=True)
-    return outcome
-
-
-def _shown_at_end(visit: Visit, outcome: Outcome) -> dict[str, Any]:
+def _shown_at_end(visit: Visit, outcome: Outcome, faces: dict[int, str]) -> dict[str, str]:
     if outcome.status == "done":
-        return {"progress": "", "player": player_html(visit.key, outcome.report)}
-    return {"progress": failure_html(outcome.message or "stopped"), "people": ""}
+        return {"progress": "", "people": "", "player": player_html(visit.key, outcome.report, faces)}
+    if outcome.status == "stopped":
+        return {"progress": note_html("Cancelled."), "people": ""}
+    return {"progress": failure_html(outcome.message), "people": ""}

@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -37,10 +37,13 @@ class Door:
     Args:
         n_inputs: of each of the page's functions, by its number.
         is_own: whether a path is a file that a visitor has sent.
+        words: that the page's choices send.
     """
 
-    def __init__(self, app: Any, n_inputs: Mapping[int, int], is_own: Callable[[str, str], bool]) -> None:
-        self._app, self._n_inputs, self._is_own = app, n_inputs, is_own
+    def __init__(
+        self, app: Any, n_inputs: Mapping[int, int], is_own: Callable[[str, str], bool], words: Collection[str] = ()
+    ) -> None:
+        self._app, self._n_inputs, self._is_own, self._words = app, n_inputs, is_own, words
         self._visitors: OrderedDict[str, str] = OrderedDict()  # by session
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -87,6 +90,9 @@ class Door:
 
         await self._app(scope, receive, with_cookie)
 
+    def _is_word(self, value: Any) -> bool:
+        return isinstance(value, str) and value in self._words
+
     def _owns(self, visitor: str, session: str) -> bool:
         owner = self._visitors.setdefault(session, visitor)
         self._visitors.move_to_end(session)
@@ -113,7 +119,7 @@ class Door:
                 if not isinstance(path, str) or not self._is_own(visitor, path):
                     return "this is no file that you have sent here, or not any more: drop it again"
                 value = {"path": path, "orig_name": path.rpartition("/")[2], "meta": {"_type": "gradio.FileData"}}
-            elif value is not None and not isinstance(value, bool):
+            elif value is not None and not isinstance(value, bool) and not self._is_word(value):
                 return "this is not what the page sends: load it again"
             cleaned.append(value)
         trigger = order.get("trigger_id")

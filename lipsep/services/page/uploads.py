@@ -110,6 +110,16 @@ class Uploads:
             path.parent.rmdir()
         return folder / path.name
 
+    def take_back(self, path: Path, to: Path) -> None:
+        """Move a file that was handed over back to where it lay; nothing if it was removed meanwhile."""
+        with suppress(FileNotFoundError):
+            to.parent.mkdir(mode=0o700, exist_ok=True)
+            os.replace(path, to)
+
+    def remove(self, path: Path) -> None:
+        """A file that its visitor needs no more."""
+        shutil.rmtree(path.parent, ignore_errors=True)
+
     def sweep(self, keep_s: float) -> None:
         """Remove what was sent long ago and never separated."""
         oldest_s = time.time() - keep_s

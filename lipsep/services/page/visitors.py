@@ -14,7 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_SHOWN = re.compile(r"(original|residual|speaker_\d{1,4})\.wav|speaker_\d{1,4}\.mp4|overview\.png|report\.json")
+from lipsep.services.page.remix import Remix, remix
+
+_SHOWN = re.compile(
+    r"(original|residual|speaker_\d{1,4})\.wav|(speaker_\d{1,4}|tracks)\.(mp4|mkv)|overview\.png|report\.json|"
+    r"who_speaks_when\.(rttm|txt|csv)"
+)
 _COPY_BYTES = 2**20
 
 
@@ -26,6 +31,7 @@ class Visit:
     visitor: str
     session: str  # of the page that is open: a visitor may have several
     folder: Path
+    upload: Path | None = None  # where what is separated lay
     stop: threading.Event = field(default_factory=threading.Event)
     last_used_s: float = field(default_factory=time.monotonic)
 
@@ -54,9 +60,16 @@ class Visits:
             self._visits[key] = visit
         return visit
 
-    def end(self, visitor: str, session: str) -> None:
-        """Stop and remove everything of a visitor's page."""
-        self._remove([visit for visit in self._all() if (visit.visitor, visit.session) == (visitor, session)])
+    def end(self, visitor: str, session: str) -> list[Path]:
+        """Stop and remove all runs of a visitor's page; the uploads that they separated."""
+        ended = self._of(visitor, session)
+        self._remove(ended)
+        return [visit.upload for visit in ended if visit.upload]
+
+    def stop_session(self, visitor: str, session: str) -> None:
+        """Stop what a visitor's page is doing."""
+        for visit in self._of(visitor, session):
+            visit.stop.set()
 
     def stop(self) -> None:
         """Stop every run."""
@@ -92,6 +105,15 @@ class Visits:
             return None
         results = sorted((self._root / key / "results").iterdir())
         return _zipped([(path, _renamed(path.name, names)) for path in results if _SHOWN.fullmatch(path.name)])
+
+    def remix(self, key: str, gains: Mapping[str, str]) -> Remix | None:
+        """See `lipsep.services.page.remix`; None also if there is no such visit or it is not finished."""
+        if self.file(key, "report.json") is None:
+            return None
+        return remix(self._root / key / "results", gains)
+
+    def _of(self, visitor: str, session: str) -> list[Visit]:
+        return [visit for visit in self._all() if (visit.visitor, visit.session) == (visitor, session)]
 
     def _all(self) -> list[Visit]:
         with self._lock:

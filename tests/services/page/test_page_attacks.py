@@ -182,12 +182,16 @@ def test_orders_that_are_none_are_turned_away(attacker, body):
     "change",
     [
         *({"fn_index": 99}, {"fn_index": -1}, {"fn_index": "0"}, {"fn_index": None}, {"fn_index": True}, {"data": []}),
-        *({"session_hash": None}, {"session_hash": "../x"}, {"session_hash": "x" * 65}, {"data": ["/etc/passwd", 1]}),
-        *({"data": [{"path": "/etc/passwd"}, False]}, {"data": [[{"path": "/etc/passwd"}], False]}),
+        *({"session_hash": None}, {"session_hash": "../x"}, {"session_hash": "x" * 65}),
+        {"data": ["/etc/passwd", "auto", 1, False]},
+        *({"data": [{"path": "/etc/passwd"}, "auto", False, False]}, {"data": [None, "/etc/passwd", False, False]}),
+        *({"data": [None, "9", False, False]}, {"data": [None, ["auto"], False, False]}),
+        {"data": [[{"path": "/etc/passwd"}], "auto", False, False]},
     ],
 )
 def test_orders_of_another_form_are_turned_away(attacker, change):
-    order = {"data": [None, False], "fn_index": attacker.function, "session_hash": attacker.session} | change
+    order = {"data": [None, "auto", False, False], "fn_index": attacker.function} | change
+    order = {"session_hash": attacker.session} | order
     assert attacker.http.post("/gradio_api/queue/join", json=order).status_code == 403
 
 

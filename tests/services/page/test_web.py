@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import time
+import wave
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scenes import build_clip, demo_people
 from visiting import PATIENCE_S, Visitor, result_key, running_page
 
-from lipsep.services.page.pieces import failure_html, player_html
+from lipsep.media.writing import WavWriter
+from lipsep.services.page.line import Line
+from lipsep.services.page.pace import Pace
+from lipsep.services.page.pieces import failure_html, player_html, progress_html
+from lipsep.services.page.remix import remix
 from lipsep.services.page.visitors import Visits
 
 httpx = pytest.importorskip("httpx")
@@ -48,13 +53,16 @@ def visitor(server) -> Visitor:
 
 @pytest.mark.slow
 def test_a_video_becomes_voices_to_hear_and_take_away(visitor, server, clip):
-    shown = visitor.separate(clip.name, clip.read_bytes(), as_recorded=True)
+    shown = visitor.separate(clip.name, clip.read_bytes(), as_recorded=True, film=True)
     faces = next(k for k, text in enumerate(shown) if "data:image/png" in text)
     assert faces < len(shown) - 1, "faces appear before the voices are there"
     base = f"/results/{result_key(shown)}"
     wav = visitor.http.get(f"{base}/speaker_2.wav", headers={"Range": "bytes=0-3"})
     assert (wav.status_code, wav.content) == (206, b"RIFF")  # players ask for parts
     assert visitor.http.get(f"{base}/original.wav").status_code == 200
+    for name in ("who_speaks_when.rttm", "who_speaks_when.txt", "who_speaks_when.csv", "tracks.mp4", "overview.png"):
+        assert visitor.http.get(f"{base}/{name}").status_code == 200, name
+        assert f"{base[1:]}/{name}" in shown[-1], f"{name} is offered"
     everything = visitor.http.get(f"{base}/everything.zip", params={"2": "Anna/../<b>"})
     names = zipfile.ZipFile(io.BytesIO(everything.content)).namelist()
     assert {"speaker_1.wav", "2 Anna..b.wav", "2 Anna..b.mp4", "residual.wav", "overview.png", "report.json"} <= {
@@ -74,6 +82,72 @@ def test_a_video_becomes_voices_to_hear_and_take_away(visitor, server, clip):
     assert str(Path("/")) + "tmp" not in json.dumps(again)  # no path of the machine
     visitor.separate("next.mp4", b"nothing")
     assert visitor.http.get(f"{base}/speaker_2.wav").status_code == 404  # removed when the visitor begins anew
+
+
+@pytest.mark.slow
+def test_a_run_can_be_cancelled_and_begun_again_with_the_same_file(visitor, clip):
+    (path,) = visitor.upload(clip.name, clip.read_bytes()).json()
+    visitor.join(path).raise_for_status()
+    assert "Cancelled" in visitor.shown(begun=visitor.cancel)[-1]
+    visitor.join(path, track="3").raise_for_status()
+    last = visitor.shown()[-1]
+    assert "lipsep-failure" in last and "track" in last and "--" not in last, "no flags where there is no command line"
+    visitor.join(path, track="mix").raise_for_status()
+    assert "lipsep-player" in visitor.shown()[-1]
+
+
+def test_the_remix_is_the_sum_of_voices_as_the_sliders_stand(tmp_path):
+    rng = np.random.default_rng(0)
+    voices = {name: 0.2 * rng.uniform(-1, 1, (2, 3000)) for name in ("speaker_1", "speaker_2", "residual")}
+    for name, samples in voices.items():
+        with WavWriter(tmp_path / f"{name}.wav", sample_rate=44_100, n_channels=2) as wav:
+            wav.write(samples)
+
+    def heard(**gains: str) -> np.ndarray:
+        made = remix(tmp_path, gains)
+        content = b"".join(made.pieces)
+        assert len(content) == made.n_bytes
+        with wave.open(io.BytesIO(content)) as wav:
+            assert (wav.getframerate(), wav.getnchannels()) == (44_100, 2)
+            return np.frombuffer(wav.readframes(10_000), "<i2").reshape(-1, 2).T / 2**15
+
+    step = 4 / 2**15  # rounded once per voice and once for the sum
+    np.testing.assert_allclose(heard(), sum(voices.values()), atol=step)
+    expected = 10 ** (-12 / 20) * voices["speaker_1"] + voices["residual"]
+    np.testing.assert_allclose(heard(speaker_1="-12", speaker_2="off"), expected, atol=step)
+    loud = heard(speaker_1="30")
+    assert 0.999 < abs(loud).max() <= 1, "turned down as a whole, not clipped"
+    unscaled = 10**1.5 * voices["speaker_1"] + voices["speaker_2"] + voices["residual"]
+    np.testing.assert_allclose(loud, unscaled / abs(unscaled).max(), atol=4 * step)  # their roundings, 30 dB up
+    for nonsense in ({"speaker_3": "0"}, {"../x": "off"}, {"residual": "nan"}, {"residual": "1e9"}, {"residual": ""}):
+        assert remix(tmp_path, nonsense) is None, nonsense
+
+
+def test_visitors_wait_in_the_order_in_which_they_came():
+    line = Line(["process"], n_waiting=2)
+    with line.place() as first:
+        assert first.worker(0) == "process"
+        with line.place() as second, line.place() as third, line.place() as fourth:
+            assert fourth is None, "more are turned away"
+            assert (second.n_before, third.n_before, second.worker(0)) == (0, 1, None)
+            first.leave()
+            assert third.worker(0) is None and second.worker(0) == "process", "not who asks first"
+            second.leave()
+            assert third.worker(0) == "process"
+    with line.place() as again:
+        assert again.worker(0) == "process", "whoever leaves gives it back"
+
+
+def test_one_bar_tells_step_percent_and_time_left():
+    seconds = iter(range(0, 1000, 10))
+    pace = Pace(lambda: next(seconds))
+    pace.tell("faces", 50, 100)
+    assert "finding faces" in progress_html(pace) and "27 %" in progress_html(pace)
+    pace.tell("separate", 1, 2)
+    pace.tell("faces", 1, 100)  # what is done never gets less
+    assert pace.done == pytest.approx(0.65)
+    assert "65 % · about " in progress_html(pace) and progress_html(pace).count("<progress") == 1
+    assert Pace(lambda: 0.0).left_s is None, "nobody knows yet"
 
 
 def test_a_wrong_file_gets_a_sentence(visitor):
@@ -125,8 +199,8 @@ def test_what_comes_from_outside_is_escaped():
         "files": ["speaker_1.wav", "speaker_1.mp4"],
         "warnings": ["<script>alert(1)</script>"],
     }
-    html = player_html("key", report) + failure_html("<b>")
-    assert "<script>" not in html and "<b>" not in html and "width:50.00%" in html
+    html = player_html("key", report, {}) + failure_html("<u>")
+    assert "<script>" not in html and "<u>" not in failure_html("<u>") and "width:50.00%" in html
 
 
 # --- In Chromium -----------------------------------------------------------------------------------------------------
@@ -165,27 +239,34 @@ def open_page(browser, address: str):
 @pytest.mark.timeout(900)
 def test_in_chromium_upload_wait_play_switch_download_wrong_file_and_two_at_once(browser, server, clip, tmp_path):
     (one, elsewhere), (two, _) = open_page(browser, server), open_page(browser, server)
-    one.set_input_files("#lipsep-upload input[type=file]", str(clip))
-    two.set_input_files("#lipsep-upload input[type=file]", str(clip))
+    for page in one, two:
+        page.set_input_files("#lipsep-upload input[type=file]", str(clip))
+        page.wait_for_selector(f"#lipsep-upload >> text={clip.suffix}")
+        page.click("#lipsep-start")
     one.wait_for_selector(".lipsep-people img")
     one.fill('.lipsep-people .lipsep-name[data-person="2"]', "Anna")
     for page in one, two:
         page.wait_for_selector(".lipsep-player")
-    one.fill('.lipsep-people .lipsep-name[data-person="2"]', "Anna B")
-    assert one.inner_text('[data-named="2"]') == "Anna B"
+    assert one.input_value('.lipsep-desk .lipsep-name[data-person="2"]') == "Anna", "names are kept"
+    one.fill('.lipsep-desk .lipsep-name[data-person="2"]', "Anna B")
 
-    one.evaluate("document.querySelector('.lipsep-player video').play()")
-    one.wait_for_function("document.querySelector('.lipsep-player video').currentTime > 0.3")
-    one.check('input[name=lipsep-heard][value="speaker_2"]')
-    heard = "[...document.querySelectorAll('.lipsep-player audio')].filter(a => !a.muted).map(a => a.dataset.voice)"
-    assert one.evaluate(heard) == ["speaker_2"]
-    drift = """() => { const at = (what) => document.querySelector('.lipsep-player ' + what).currentTime;
-        return Math.abs(at('video') - at('audio[data-voice=speaker_2]')); }"""
-    assert one.evaluate(drift) < 0.3
-    one.evaluate("document.querySelector('.lipsep-overview').scrollIntoView()")
+    film, desk = "document.querySelector('.lipsep-player video')", "document.querySelector('.lipsep-player').desk"
+    one.evaluate(f"{film}.play()")
+    one.wait_for_function(f"{film}.currentTime > 0.3 && {desk}?.sounding.length == 3")
+    assert one.evaluate(f"{film}.muted"), "the desk alone is heard"
+    assert abs(one.evaluate(f"{desk}.drift()")) < 0.06, "seconds between sound and picture"
+    one.click('[data-voice="speaker_2"] [data-do="solo"]')
+    one.wait_for_function(f"{desk}.gains.map(g => g.gain.value > 0.5).join() == 'false,true,false'")
+    one.click('[data-voice="speaker_2"] [data-do="solo"]')
+    one.evaluate("""() => { const fader = document.querySelector('[data-voice=residual] input[type=range]');
+        fader.value = -12; fader.dispatchEvent(new Event('input', { bubbles: true })); }""")
+    one.wait_for_function(f"Math.abs({desk}.gains[2].gain.value - 10 ** (-12 / 20)) < 0.01")
+    assert one.get_attribute("a[data-kind=remix]", "href").endswith("remix.wav?residual=-12")
+    one.click(".lipsep-more summary")
     one.wait_for_function("document.querySelector('.lipsep-overview').naturalWidth > 500")
-    if "LIPSEP_SCREENSHOT" in os.environ:  # for the README
-        one.screenshot(path=os.environ["LIPSEP_SCREENSHOT"], full_page=True)
+    for width in (390, 768, 1280):
+        one.set_viewport_size({"width": width, "height": 900})
+        assert one.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
 
     with one.expect_download() as voice:
         one.click('a[data-person="2"][data-kind="wav"]')
@@ -194,13 +275,15 @@ def test_in_chromium_upload_wait_play_switch_download_wrong_file_and_two_at_once
         one.click("a[data-kind=zip]")
     everything.value.save_as(tmp_path / "all.zip")
     assert "2 Anna B.wav" in zipfile.ZipFile(tmp_path / "all.zip").namelist()
-    keys = [page.get_attribute(".lipsep-player audio", "src").split("/")[1] for page in (one, two)]
+    keys = [page.get_attribute(".lipsep-player", "data-base").split("/")[1] for page in (one, two)]
     assert keys[0] != keys[1]
 
     wrong = tmp_path / "wrong.mp4"
     wrong.write_bytes(b"no video")
     third, _ = open_page(browser, server)
     third.set_input_files("#lipsep-upload input[type=file]", str(wrong))
+    third.wait_for_selector("#lipsep-upload >> text=.mp4")
+    third.click("#lipsep-start")
     assert "wrong.mp4" in third.inner_text(".lipsep-failure")
     assert not elsewhere, elsewhere
     two.close()

@@ -40,7 +40,10 @@ def train(
     ] = None,
     restart: Restart = False,
 ) -> None:
-    """Train a model by a recipe, or go on with an unfinished run of it."""
+    """Train a model by a recipe, or go on with an unfinished run of it.
+
+    The recipe's own pretraining runs first where it has not been run.
+    """
     before_torch()
     changes = [*(overrides or [])]
     changes += [f"training.{key}={value}" for key, value in (("devices", devices), ("nodes", nodes)) if value]
@@ -52,9 +55,9 @@ def train(
 
 
 def pretrain(recipe: Recipe, overrides: Overrides = None, restart: Restart = False) -> None:
-    """Train a model's video encoder by a recipe, or go on with an unfinished run; 'lipsep train' begins from there.
+    """Teach what a model should know before it separates, or go on with an unfinished run; 'lipsep train' begins there.
 
-    The recipe has a part lip_reading, lip_pictures or lip_coder.
+    The recipe has a part lip_reading, lip_pictures or lip_coder for the video encoder, or voices for the separator.
     """
     before_torch()
     with needs_extra("training"), calm_libraries("lightning", "torch"):

@@ -24,12 +24,16 @@ class SyntheticPart(Strict):
 
 
 class DataPart(Strict):
-    """Which corpora, and how they are mixed (`lipsep.data.mixing.mixing`): `finished`, `filmed` or `synthetic`."""
+    """Which corpora, and how they are mixed (`lipsep.data.mixing.mixing`): `finished`, `filmed` and `corpora`, or
+    `synthetic`."""
 
     synthetic: SyntheticPart | None = None
     # Finished mixtures, wav16k/min with tr/ and cv/, for which `mixing` says the length alone; `published` in 0.1:
     finished: Path | None = Field(None, validation_alias=AliasChoices("finished", "published"))
     filmed: tuple[Path, ...] = ()  # one or more that `lipsep prepare` wrote, or folders of clips, one talker in each
+    corpora: dict[str, Path] = Field(default_factory=dict)  # layout of `lipsep prepare` -> its folder, prepared or not
+    filmed_held_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """By corpus, talkers who neither train nor validate; the training ends with a report on them."""
     # Prepared corpora have splits of their own. Where there are none, names that begin so are never trained on:
     filmed_test_prefixes: tuple[str, ...] = ()
     filmed_validation_prefixes: tuple[str, ...] = ()
@@ -47,10 +51,15 @@ class DataPart(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> DataPart:
-        if sum(bool(corpus) for corpus in (self.filmed, self.synthetic, self.finished)) != 1:
+        if sum(bool(corpus) for corpus in (self.filmed or self.corpora, self.synthetic, self.finished)) != 1:
             raise ValueError(
-                "needs either 'filmed' (folders of clips), 'finished' (of mixtures) or 'synthetic' (talkers made up)"
+                "needs either 'filmed' (folders of clips) or 'corpora' (by their layouts), 'finished' (of mixtures) or "
+                "'synthetic' (talkers made up)"
             )
+        if unknown := self.filmed_held_out.keys() - self.corpora.keys():
+            raise ValueError(f"'filmed_held_out' names {', '.join(sorted(unknown))}, which 'corpora' does not")
+        if self.filmed_held_out and sum(map(len, self.filmed_held_out.values())) < 2:
+            raise ValueError("'filmed_held_out' names too few talkers: they are heard in pairs, so it needs two")
         if self.finished and (self.unfilmed or self.noises):
             raise ValueError("'finished' mixtures are finished: leave 'unfilmed' and 'noises' out")
         return self

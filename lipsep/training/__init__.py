@@ -11,21 +11,31 @@ def train(
 ) -> Path:
     """Run a recipe to its end and return the folder of the exported model (hub layout).
 
-    A run that was cut off goes on from its last checkpoint unless `resume` is False.
+    Where the recipe begins with what its own pretraining makes, and that has not been made yet, the pretraining runs
+    first. A run that was cut off goes on from its last checkpoint unless `resume` is False; a pretraining that has
+    ended is not begun anew.
 
     Args:
         recipe: a file, or the name of a packaged recipe ("laptop/dolphin_laptop").
         overrides: what differs from the recipe, as in "training.learning_rate=3e-4".
         trial_steps: try the recipe out: one epoch of so many steps, validated on a few mixtures, always begun anew, in
-            the folder `trial` of the run's own.
+            the folder `trial` of the run's own; so is a pretraining that has not been made.
 
     Raises:
         ModelError: the recipe is unreadable or names what does not exist.
         MediaError: a corpus that the recipe names is not there.
     """
-    from lipsep.training.run import run_recipe
+    from lipsep.checkpoints.catalogue import CONFIG
+    from lipsep.training.recipe import load_recipe
+    from lipsep.training.run import run_recipe, trial_of_pretraining
 
-    return run_recipe(Path(recipe), overrides, trial_steps, resume)
+    path, changes = Path(recipe), list(overrides)
+    first = load_recipe(path, changes).pretraining
+    if first is not None and not (first[1] / "model" / CONFIG).is_file():  # which is written last
+        if trial_steps is not None:
+            changes, resume = changes + trial_of_pretraining(*first, trial_steps), False
+        pretrain(path, overrides=changes, resume=resume)
+    return run_recipe(path, changes, trial_steps, resume)
 
 
 def pretrain(recipe: str | Path, *, overrides: Sequence[str] = (), resume: bool = True) -> Path:

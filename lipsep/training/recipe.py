@@ -165,6 +165,15 @@ class Recipe(Strict):
     licence: str  # of the weights, for the model card
     provenance: str  # one sentence for the model card: what the weights were trained on
 
+    @property
+    def pretraining(self) -> tuple[str, Path] | None:
+        """The part that makes the recipe's own `initial_weights`, and the run folder of it; None: it makes none."""
+        for name in ("lip_reading", "lip_pictures", "lip_coder", "voices"):
+            part = getattr(self, name)
+            if part and self.model.initial_weights == str(part.output / "model"):
+                return name, part.output
+        return None
+
     @model_validator(mode="after")
     def _one_beginning(self) -> Recipe:
         pretrained = self.lip_reading or self.lip_pictures or self.lip_coder or self.voices
@@ -236,7 +245,7 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     data = _part(content, "data")
     if "published" in data:  # as 0.1 called it; renamed here, so that it may change what a newer recipe says
         data["finished"] = data.pop("published")
-    corpora = (data, ("finished", "filmed", "unfilmed", "noises", "prepared"))
+    corpora = (data, ("finished", "filmed", "corpora", "unfilmed", "noises", "prepared"))
     parts = [corpora, *with_output, *teachers]
     for part in (_part(content, "model"), _part(content, "voices")):
         for key in ("initial_weights", "initial_separator"):
@@ -248,6 +257,8 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
                 part[key] = (folder / part[key]).resolve()
             elif isinstance(part.get(key), list):
                 part[key] = [(folder / each).resolve() for each in part[key]]
+            elif isinstance(part.get(key), dict):
+                part[key] = {name: (folder / each).resolve() for name, each in part[key].items()}
 
 
 def _part(content: dict[str, Any], name: str) -> dict[str, Any]:

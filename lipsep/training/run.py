@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lipsep.checkpoints.beginnings import take_all, take_separator
 from lipsep.checkpoints.folder import save_model
+from lipsep.data.corpora.opening import held_out_talkers
 from lipsep.errors import ModelError
 from lipsep.lips.recipes import lip_recipe
 from lipsep.losses import LEVEL_KEEPING_LOSSES
 from lipsep.models import create_model
 from lipsep.training.callbacks import EpochBar, SaveOnSigterm
-from lipsep.training.corpora import prepare_feed
+from lipsep.training.corpora import mixing_config, prepare_feed
 from lipsep.training.feed import Feed
+from lipsep.training.held_out import HELD_OUT, PER_PAIR, score_pairs, write_report
 from lipsep.training.loggers import make_loggers
 from lipsep.training.recipe import LoopPart, Recipe, TrainingPart, load_recipe
 from lipsep.training.separation import SeparationTraining
@@ -37,13 +40,13 @@ def run_recipe(path: Path, overrides: Sequence[str], trial_steps: int | None, re
     model = create_model(recipe.model.name, **recipe.model.overrides)
     taught = {"teacher": "none"}
     if recipe.model.initial_weights:
-        _check_pretrained(recipe, path)
         initial = take_all(model, recipe.model.initial_weights)
         taught = {key: value for key, value in initial.metadata.items() if key.startswith("teacher")}
     elif recipe.model.initial_separator:
         take_separator(model, recipe.model.initial_separator)
     face_size = model.config.face_size if model.needs_faces else None
     feed = prepare_feed(recipe, lip_recipe(model.lip_recipe), face_size)
+    held_out = held_out_talkers(recipe.data)
     module = SeparationTraining(model, settings)
     best = ModelCheckpoint(
         recipe.output / "checkpoints", "best", "val_si_snri", mode="max", enable_version_counter=False
@@ -59,6 +62,11 @@ def run_recipe(path: Path, overrides: Sequence[str], trial_steps: int | None, re
     if settings.schedule == "plateau":
         load_best(model, best, "model.")
         scores = {"val_si_snri": round(float(best.best_model_score), 3)}
+    reported = {}
+    if held_out is not None:
+        n_mixtures = PER_PAIR if trial_steps is None else 1
+        rows = score_pairs(module, held_out, mixing_config(recipe.data), n_mixtures, settings.seed + 2, face_size)
+        reported = {"held_out": write_report(rows, recipe.output / HELD_OUT)}
     save_model(
         model,
         folder,
@@ -68,6 +76,7 @@ def run_recipe(path: Path, overrides: Sequence[str], trial_steps: int | None, re
             "provenance": recipe.provenance,
             **taught,
             "validation": scores,
+            **reported,
             "recipe": path.name,
         },
     )
@@ -89,25 +98,38 @@ def _trial(recipe: Recipe, steps: int) -> Recipe:
     return recipe.model_copy(update={"training": settings.model_copy(update=short), "output": recipe.output / "trial"})
 
 
-def _check_pretrained(recipe: Recipe, path: Path) -> None:
+def trial_of_pretraining(part: str, output: Path, steps: int) -> list[str]:
+    """What makes one short epoch of a recipe's pretraining, in a folder of its own, and lets the training begin there.
+
+    Args:
+        part, output: as `Recipe.pretraining`.
     """
-    Raises:
-        ModelError: the recipe begins with what its own pretraining makes, and that has not been run.
-    """
-    source = Path(recipe.model.initial_weights)
-    parts = (recipe.lip_reading, recipe.lip_pictures, recipe.lip_coder, recipe.voices)
-    if any(part and part.output / "model" == source for part in parts) and not source.is_dir():
-        raise ModelError(f"recipe {path}: '{source}' is not there yet: run `lipsep pretrain {path}` first")
+    checked = "validation_mixtures" if part == "voices" else "validation_examples"
+    changes = {
+        f"{part}.steps_per_epoch": steps,
+        f"{part}.epochs": 1,
+        f"{part}.{checked}": TRIAL_MIXTURES,
+        f"{part}.output": str(output / "trial"),
+        "model.initial_weights": str(output / "trial" / "model"),
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 
 def fit(trainer: lightning.Trainer, module: lightning.LightningModule, feed: Feed, resume: bool) -> None:
-    """Run the loop, from its last checkpoint if there is one to resume; a SIGTERM takes effect when that is written."""
+    """Run the loop, from its last checkpoint if there is one to resume; a SIGTERM takes effect when that is written.
+
+    Of a run that was cut off after its last step the weights, averaged where they are to be, are validated once more.
+    """
     last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    resume = resume and last.is_file()
     try:
-        trainer.fit(module, feed, ckpt_path=str(last) if resume and last.is_file() else None, weights_only=True)
+        trainer.fit(module, feed, ckpt_path=str(last) if resume else None, weights_only=True)
     except SIGTERMException:
         signal.raise_signal(signal.SIGTERM)
         raise
+    if resume and not trainer.callback_metrics:  # there was nothing left to do
+        module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        trainer.validate(module, feed, verbose=False)
 
 
 def load_best(part: torch.nn.Module, best: ModelCheckpoint, prefix: str) -> None:

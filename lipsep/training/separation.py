@@ -79,6 +79,13 @@ class SeparationTraining(lightning.LightningModule):
         return share * loss + (1 - share) * silence(estimates[~present], mixture[~present, None]).mean()
 
     def validation_step(self, batch: tuple[Tensor, ...], _: int) -> None:
+        improvement, own = self.judge(batch)
+        n_mixtures = len(batch[0])
+        self.log("val_si_snri", improvement.mean(), prog_bar=True, batch_size=n_mixtures, sync_dist=True)
+        self.log("val_two_cue", own.mean(), prog_bar=True, batch_size=n_mixtures, sync_dist=True)
+
+    def judge(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """SI-SNRi of each voice asked for, dB, (2B, 1); whether both lips fetch their own voice, 0 or 1, (B,)."""
         mixture, lips, sources, *faces = batch
         estimates = self.separate(mixture, lips, *faces)
         improvement = si_snr(estimates, sources) - si_snr(mixture[:, None], sources)  # (2B, 1)
@@ -86,9 +93,7 @@ class SeparationTraining(lightning.LightningModule):
             si_snr(estimates, sources),
             si_snr(estimates, sources.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)),
         )
-        own = (asked > other).view(-1, 2).all(-1).float()  # both lips fetched their own voice
-        self.log("val_si_snri", improvement.mean(), prog_bar=True, batch_size=len(mixture), sync_dist=True)
-        self.log("val_two_cue", own.mean(), prog_bar=True, batch_size=len(mixture), sync_dist=True)
+        return improvement, (asked > other).view(-1, 2).all(-1).float()
 
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.settings

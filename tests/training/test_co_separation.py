@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from kept import keep
 from places import ROOT
 
 from lipsep.data.clips.clips import TalkingClips, join, pack
 from lipsep.data.clips.pictures import show_face
-from lipsep.data.corpora.prepare import kept_at
 from lipsep.data.mixing.co_separation import CoSeparationMixtures
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures, collate
 from lipsep.data.synthetic.babble import synthetic_corpus
@@ -187,7 +187,7 @@ def recipe(tmp_path: Path, **parts) -> Path:
 
 def test_corpora_without_faces_are_refused_with_what_to_do(corpus, tmp_path):
     bare = TalkingClips(corpus.names, corpus.talkers, corpus.n_frames, corpus.voices, corpus.mouths)
-    bare.save(kept_at(tmp_path / "prepared", tmp_path / "old"))
+    keep(bare, tmp_path / "prepared", tmp_path / "old")
     data = {
         "synthetic": None, "filmed": str(tmp_path / "old"), "prepared": str(tmp_path / "prepared"),
         "filmed_validation_prefixes": ["talker002"],

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from kept import keep
 
 from lipsep.checkpoints.folder import load_model
 from lipsep.data.clips.clips import TalkingClip, TalkingClips, pack
 from lipsep.data.clips.pace import change_pace
-from lipsep.data.corpora.prepare import kept_at
 from lipsep.data.corpora.sound_to_mouth import fit, predict
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures, collate
 from lipsep.data.mixing.mouth_augmentation import MouthAugmentation, MouthConfig, principal_motions
@@ -92,9 +92,7 @@ def test_mouths_follow_the_sound(corpus):
 
 
 def recipe_for(corpus: TalkingClips, folder, epochs: int) -> dict:
-    prepared = folder / "prepared"
-    if not (kept := kept_at(prepared, folder / "filmed")).is_file():
-        corpus.save(kept)
+    keep(corpus, folder / "prepared", folder / "filmed")
     return {
         "model": {"name": "dolphin_test", "overrides": {"video_layers": ["compress_space", "compress_space"]}},
         "data": {

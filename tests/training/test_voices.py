@@ -114,7 +114,8 @@ def test_rooms_ring_and_begin_at_once() -> None:
 def recipe(tmp_path: Path, **voices) -> Path:
     """A recipe of a tiny model; the voices lie prepared, as a first run would have left them."""
     (tmp_path / "speech").mkdir()
-    talkers(8).save(kept_at(tmp_path / "prepared", tmp_path / "speech"))
+    filmed = synthetic_corpus(6, 2, 2.0, 0).names[:8]  # of the four talkers below who train
+    talkers(8).save(Path(f"{kept_at(tmp_path / 'prepared', tmp_path / 'speech', filmed)}.npz"))
     content = {
         "model": {"name": "voices_first_test"},
         "data": {

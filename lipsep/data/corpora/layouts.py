@@ -25,9 +25,11 @@ def find_sources(corpus: str, root: Path) -> list[Source]:
     """
     if corpus not in LAYOUTS:
         raise MediaError(f"unknown corpus {corpus!r}: choose one of {', '.join(LAYOUTS)}")
+    if not root.is_dir():
+        raise MediaError(f"there is no folder '{root}', where clips of {corpus} are looked for")
     find, looks_like = LAYOUTS[corpus]
     sources: dict[str, Source] = {}
-    for source in find(root) if root.is_dir() else ():
+    for source in find(root):
         sources.setdefault(source.name, source)
     if not sources:
         raise MediaError(f"{root} does not look like {corpus}: no {looks_like} there")
@@ -35,10 +37,14 @@ def find_sources(corpus: str, root: Path) -> list[Source]:
 
 
 def _folder(root: Path) -> Iterable[Source]:
+    """``ann/1.mp4``, below ``train``, ``val`` and ``test`` where there are splits: clips in one folder show one talker,
+    who is called as the folder is, unless their names begin with the talker's and ``_`` (``s26_bwaq8s.mpg``)."""
     for path in _videos(root):
-        parts = path.relative_to(root).with_suffix("").parts
-        split = parts[0] if parts[0] in SPLITS else ALL
-        yield Source("_".join(parts), talker_of(str(path.relative_to(root))), split, path)
+        inside = path.relative_to(root)
+        split = inside.parts[0] if len(inside.parts) > 1 and inside.parts[0] in SPLITS else ALL
+        below = inside if split == ALL else inside.relative_to(split)
+        talker = talker_of((root.absolute().name / below).as_posix())
+        yield Source("_".join(inside.with_suffix("").parts), talker, split, path)
 
 
 def _grid(root: Path) -> Iterable[Source]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,8 @@ from rich.console import Console
 from lipsep.constants import Hook
 from lipsep.data.clips.clips import TalkingClips, join
 from lipsep.data.clips.stored import Sliced
-from lipsep.data.corpora.prepare import filmed_corpus, noise_corpus, unfilmed_corpus
+from lipsep.data.corpora.layouts import LAYOUTS, find_sources
+from lipsep.data.corpora.prepare import filmed_corpus, kept_at, noise_corpus, prepare_filmed, unfilmed_corpus
 from lipsep.data.corpora.shards import is_prepared, load_shards, prepared_splits
 from lipsep.data.mixtures.training import TRAINING, VALIDATION, FinishedClips, open_split
 from lipsep.data.settings import DataPart, SyntheticPart
@@ -63,39 +65,111 @@ def _unfilmed(data: DataPart, filmed: TalkingClips, hook: Hook | None, held_out:
     return kept
 
 
+@dataclass(frozen=True)
+class _Filmed:
+    """A filmed corpus of a recipe.
+
+    Attributes:
+        layout, folder: where it lies, prepared or as it was published.
+        held_out: talkers of it who are kept for the report.
+    """
+
+    layout: str
+    folder: Path
+    held_out: tuple[str, ...] = ()
+
+
+def _filmed_corpora(data: DataPart) -> list[_Filmed]:
+    return [_Filmed("folder", folder) for folder in data.filmed] + [
+        _Filmed(layout, folder, data.filmed_held_out.get(layout, ())) for layout, folder in data.corpora.items()
+    ]
+
+
 def filmed_split(data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:
-    """Training and validation clips of the recipe's filmed corpora, merged: of each by its own splits where `lipsep
-    prepare` found any, else by the names that the recipe gives.
+    """Training and validation clips of the recipe's filmed corpora, merged: of each by its own splits where it has
+    them, else by the names that the recipe gives. Held-out talkers are in neither.
+
+    All corpora are looked at before the first is prepared.
 
     Raises:
         MediaError: there is no such folder.
-        ModelError: the recipe does not say what to validate on.
+        ModelError: the recipe does not say what to validate on, or holds out talkers that there are not.
     """
-    parts = [_split_of(folder, data, hook) for folder in data.filmed]
+    corpora = _filmed_corpora(data)
+    for corpus in corpora:
+        _check(corpus, data)
+    parts = [_split_of(corpus, data, hook) for corpus in corpora]
     training, validation = parts[0] if len(parts) == 1 else map(join, zip(*parts, strict=True))
     return _enough(training, validation)
 
 
-def _split_of(folder: Path, data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:
-    if data.prepared is None and not folder.is_dir():
+def held_out_talkers(data: DataPart) -> TalkingClips | None:
+    """All clips of the recipe's `filmed_held_out`, whose corpora are prepared; None: it names nobody.
+
+    Raises:
+        ModelError: of one of them no clip could be used.
+    """
+    parts = []
+    for corpus in (each for each in _filmed_corpora(data) if each.held_out):
+        clips = filmed_corpus(corpus.folder, data.prepared, layout=corpus.layout)
+        parts.append(clips.select(i for i, talker in enumerate(clips.talkers) if talker in corpus.held_out))
+        if unseen := sorted(set(corpus.held_out) - set(parts[-1].talkers)):
+            raise ModelError(
+                f"recipe: no clip of {', '.join(unseen)} (data.filmed_held_out.{corpus.layout}) can be used"
+            )
+    return join(parts) if parts else None
+
+
+def _check(corpus: _Filmed, data: DataPart) -> None:
+    """Whether a corpus is there, can be prepared and split, and has its held-out talkers."""
+    folder, where = (
+        corpus.folder,
+        f"data.corpora.{corpus.layout}" if corpus.folder not in data.filmed else "data.filmed",
+    )
+    kept = folder if data.prepared is None or is_prepared(folder) else kept_at(data.prepared, folder)
+    if corpus.layout not in LAYOUTS:
+        raise ModelError(f"recipe: data.corpora has no layout {corpus.layout}: choose of {', '.join(LAYOUTS)}")
+    if is_prepared(kept):
+        talkers, splits = _talkers_of(kept), set(prepared_splits(kept))
+    elif not folder.is_dir():
         raise MediaError(
-            f"recipe: there is no folder '{folder}' (data.filmed): `lipsep prepare CORPUS FOLDER -o {folder}` writes it"
+            f"recipe: there is no folder '{folder}' ({where}): `lipsep download` gets corpora that anybody may have, "
+            f"`lipsep prepare CORPUS FOLDER -o {folder}` writes others"
         )
-    splits = prepared_splits(folder) if is_prepared(folder) else []
-    if {"train", "val"} <= set(splits):
-        return load_shards(folder, "train"), load_shards(folder, "val")
-    if not data.filmed_validation_prefixes:
+    elif data.prepared is None:
+        raise ModelError(f"recipe: '{folder}' is not prepared: name a folder 'prepared' to keep what is found there")
+    else:
+        sources = find_sources(corpus.layout, folder)
+        talkers, splits = {source.talker for source in sources}, {source.split for source in sources}
+    if not {"train", "val"} <= splits and not data.filmed_validation_prefixes:
         raise ModelError(
             f"recipe: '{folder}' has no splits train and val: name 'filmed_validation_prefixes' of clips, and "
             "'filmed_test_prefixes' of those to leave alone"
         )
-    if "train" in splits:
-        filmed = load_shards(folder, "train")
-    elif not splits and data.prepared is None:
-        raise ModelError(f"recipe: '{folder}' is not prepared: name a folder 'prepared' to keep what is found there")
+    if unknown := [talker for talker in corpus.held_out if talker not in talkers]:
+        raise ModelError(
+            f"recipe: '{folder}' has no talker {', '.join(unknown)} (data.filmed_held_out.{corpus.layout}); it has "
+            f"{len(talkers)}, {', '.join(sorted(talkers)[:3])}, ..."
+        )
+
+
+def _talkers_of(prepared: Path) -> set[str]:
+    return {talker for split in prepared_splits(prepared) for talker in load_shards(prepared, split).talkers}
+
+
+def _split_of(corpus: _Filmed, data: DataPart, hook: Hook) -> tuple[TalkingClips, TalkingClips]:
+    where = prepare_filmed(corpus.folder, data.prepared, hook, corpus.layout)
+    splits = prepared_splits(where)
+    if {"train", "val"} <= set(splits):
+        training, validation = load_shards(where, "train"), load_shards(where, "val")
     else:
-        filmed = filmed_corpus(folder, data.prepared, hook)
-    return split_by_prefix(filmed, data.filmed_test_prefixes, data.filmed_validation_prefixes)
+        clips = join([load_shards(where, split) for split in (["train"] if "train" in splits else splits)])
+        training, validation = split_by_prefix(clips, data.filmed_test_prefixes, data.filmed_validation_prefixes)
+    return _without(training, corpus.held_out), _without(validation, corpus.held_out)
+
+
+def _without(clips: TalkingClips, talkers: tuple[str, ...]) -> TalkingClips:
+    return clips.select(i for i, talker in enumerate(clips.talkers) if talker not in talkers)
 
 
 def synthetic_split(part: SyntheticPart) -> tuple[TalkingClips, TalkingClips]:

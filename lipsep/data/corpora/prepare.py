@@ -1,6 +1,6 @@
-"""Corpora on disk -> packed clips, once; a second call finds the result and returns at once.
+"""The corpora that a recipe names -> clips, once; a second call finds the result and returns at once.
 
-Filmed corpora: any folder of short video clips with one talker in each picture (GRID: one folder, names as published).
+Filmed corpora become shards, as by `lipsep prepare` (`lipsep.data.corpora.shards`).
 Unfilmed corpora: any folder of speech files (LibriSpeech: ``speaker-chapter-utterance``).
 Noise: any folder of sound files (ESC: ``class_number``).
 """
@@ -9,71 +9,73 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lipsep.constants import Hook
-from lipsep.data.clips.clips import TalkingClip, TalkingClips, join, pack
+from lipsep.data.clips.clips import TalkingClips, join, pack
 from lipsep.data.clips.stored import Sliced
-from lipsep.data.corpora.filming import film_talker
-from lipsep.data.corpora.layouts import VIDEO_SUFFIXES
-from lipsep.data.corpora.shards import is_prepared, load_noises, load_shards, prepared_splits
+from lipsep.data.corpora.shards import (
+    SUMMARY,
+    is_prepared,
+    load_noises,
+    load_shards,
+    prepare_shards,
+    prepared_splits,
+)
 from lipsep.data.corpora.sound_to_mouth import N_NETWORKS, film, fit
-from lipsep.errors import FaceError, MediaError
+from lipsep.errors import MediaError
 from lipsep.media.reading import load_audio
 
 AUDIO_SUFFIXES = frozenset({".opus", ".flac", ".wav", ".ogg", ".mp3", ".m4a"})
 
 
-def filmed_corpus(folder: Path, prepared: Path, hook: Hook | None = None) -> TalkingClips:
-    """Every clip of a folder with its talker's mouth, prepared once into a file of `kept_at`; or all of what `lipsep
-    prepare` wrote there.
+def prepare_filmed(folder: Path, prepared: Path, hook: Hook | None = None, layout: str = "folder") -> Path:
+    """The folder with a filmed corpus in shards: `folder` itself where `lipsep prepare` wrote it, else where it is
+    kept (`kept_at`); by all cores, and on from where an earlier call was cut off.
 
-    A clip in which no face is found in at least 90 % of the frames is left out and counted.
+    Args:
+        layout: one of `layouts.LAYOUTS`.
 
     Raises:
-        MediaError: the folder is missing or holds no usable clip.
+        MediaError: there is no such folder, it has another layout, or no clip can be used.
     """
     if is_prepared(folder):
-        return join([load_shards(folder, split) for split in prepared_splits(folder)])
-    path = kept_at(prepared, folder)
-    if path.is_file():
-        return TalkingClips.load(path)
-    sources = _files(folder, VIDEO_SUFFIXES, "video clips")
-    with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as workers:
-        clips = [
-            clip
-            for clip in _counted(workers.map(film_clip, sources, chunksize=4), len(sources), "filmed", hook)
-            if clip
-        ]
-    if not clips:
-        raise MediaError(f"{folder}: {len(sources)} clips, none with a face in 90 % of its frames")
-    corpus = pack(clips)
-    corpus.save(path)
-    return corpus
+        return folder
+    where = kept_at(prepared, folder)
+    if not is_prepared(where):
+        prepare_shards(layout, folder, where, processes=os.cpu_count(), hook=hook)
+    if not any(len(load_shards(where, split)) for split in prepared_splits(where)):
+        raise MediaError(f"{folder}: no clip can be used; '{where / SUMMARY}' says of each why not")
+    return where
 
 
-def kept_at(prepared: Path, folder: Path) -> Path:
-    """Where a folder is kept once it is prepared; folders of one name in different places are different corpora."""
-    where = hashlib.sha256(os.fspath(folder.resolve()).encode()).hexdigest()[:8]
-    return prepared / f"{folder.name}-{where}.npz"
+def filmed_corpus(folder: Path, prepared: Path, hook: Hook | None = None, layout: str = "folder") -> TalkingClips:
+    """Every clip of a filmed corpus with its talker's mouth, of all splits.
+
+    Raises:
+        MediaError: as `prepare_filmed`.
+    """
+    where = prepare_filmed(folder, prepared, hook, layout)
+    return join([load_shards(where, split) for split in prepared_splits(where)])
 
 
-def film_clip(source: Path) -> TalkingClip | None:
-    """One clip with one talker; None where no face is present in at least 90 % of the frames."""
-    try:
-        return film_talker(source, source.stem, source.stem.split("_")[0] if "_" in source.stem else "")
-    except FaceError:
-        return None
+def kept_at(prepared: Path, folder: Path, made_with: Sequence[str] = ()) -> Path:
+    """Where a folder is kept once it is prepared; folders of one name in different places are different corpora.
+
+    Args:
+        made_with: what else decides what becomes of it.
+    """
+    decides = "\n".join((os.fspath(folder.resolve()), *made_with))
+    return prepared / f"{folder.name}-{hashlib.sha256(decides.encode()).hexdigest()[:8]}"
 
 
 def unfilmed_corpus(folder: Path, filmed: TalkingClips, prepared: Path, hook: Hook | None = None) -> TalkingClips:
-    """Every speech file of a folder with a mouth made from its sound (`lipsep.data.corpora.sound_to_mouth`)."""
-    path = kept_at(prepared, folder)
+    """Every speech file of a folder with a mouth made from its sound (`lipsep.data.corpora.sound_to_mouth`), as the
+    filmed talkers move theirs: of other talkers it is another corpus."""
+    path = Path(f"{kept_at(prepared, folder, filmed.names)}.npz")
     if path.is_file():
         return TalkingClips.load(path)
     sources = _files(folder, AUDIO_SUFFIXES, "speech files")

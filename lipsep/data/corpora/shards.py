@@ -156,7 +156,8 @@ def _agree(out: Path, corpus: str, sources: list[AnySource], clips_per_shard: in
     begun = json.loads((out / PLAN).read_text(encoding="utf-8"))
     if begun != plan:
         raise OutputError(
-            f"'{out}' holds {_told(begun)}, and now there are {_told(plan)}: choose another folder with -o"
+            f"'{out}' holds {_told(begun)}, and now there are {_told(plan)}: choose another folder with -o, or "
+            "remove this one"
         )
 
 

@@ -139,8 +139,8 @@ def pretrain_coder(path: Path, overrides: Sequence[str], resume: bool) -> Path:
     fit(trainer, module, feed, resume)
     load_best(module, best, "")
     scores = trainer.validate(module, feed, verbose=False)[0]
+    learned = f"video encoder alone, by its own pictures and {taught_by(teacher)}"
+    run.export(trainer, learned, scores, teaching_card(teacher))
     if trainer.is_global_zero:
-        learned = f"video encoder alone, by its own pictures and {taught_by(teacher)}"
-        run.export(learned, scores, teaching_card(teacher))
         save_strip(settings.output, feed.validation[0][0], module.cpu().eval().give_back)
     return run.folder

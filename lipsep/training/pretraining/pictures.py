@@ -90,9 +90,9 @@ def pretrain_pictures(path: Path, overrides: Sequence[str], resume: bool) -> Pat
     feed = Feed(learn, held_out, settings.batch, settings.workers, default_collate)
     trainer = make_trainer(settings.output, settings, [])
     fit(trainer, LipPictures(encoder, settings), feed, resume)
+    learned = "autoencoder alone, taught to give lip pictures back"
+    run.export(trainer, learned, {"val_error": trainer.callback_metrics["val_error"]})
     if trainer.is_global_zero:
-        learned = "autoencoder alone, taught to give lip pictures back"
-        run.export(learned, {"val_error": trainer.callback_metrics["val_error"]})
         encoder.eval()
         save_strip(settings.output, held_out[0], lambda lips: encoder.decode(encoder(lips)))
     return run.folder

@@ -116,9 +116,8 @@ class LipReading(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.settings
         optimiser = torch.optim.Adam(self.parameters(), lr=settings.learning_rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, settings.learning_rate, settings.epochs * settings.steps_per_epoch, pct_start=0.1
-        )
+        n_steps = max(11, settings.epochs * settings.steps_per_epoch)  # of 10, the first of its parts would have none
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, n_steps, pct_start=0.1)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -172,7 +171,6 @@ def pretrain_lips(path: Path, overrides: Sequence[str], resume: bool) -> Path:
     module = LipReading(run.model, teacher, run.settings)
     trainer = make_trainer(run.settings.output, run.settings, [])
     fit(trainer, module, feed, resume)
-    if trainer.is_global_zero:
-        scores = {"val_explained": trainer.callback_metrics["val_explained"]}
-        run.export(f"video branch alone, {taught_by(teacher)}", scores, teaching_card(teacher))
+    scores = {"val_explained": trainer.callback_metrics["val_explained"]}
+    run.export(trainer, f"video branch alone, {taught_by(teacher)}", scores, teaching_card(teacher))
     return run.folder

@@ -71,16 +71,25 @@ class Pretraining:
             raise ModelError(f"recipe {self.path}: {self.part} teaches {what}, and '{self.recipe.model.name}' has none")
         return encoder
 
-    def export(self, learned: str, scores: dict[str, float], card: dict[str, Any] | None = None) -> None:
-        """Write the model; `learned`: what of it, and how; `card`: what else is to be known."""
-        save_model(
-            self.model,
-            self.folder,
-            {
-                "licence": self.recipe.licence,
-                "provenance": f"{learned}: {self.recipe.provenance}",
-                **(card or {}),
-                "validation": {name: round(float(value), 4) for name, value in scores.items()},
-                "recipe": self.path.name,
-            },
-        )
+    def export(
+        self, trainer: lightning.Trainer, learned: str, scores: dict[str, Any], card: dict[str, Any] | None = None
+    ) -> None:
+        """Write the model, by one of several processes: all return when it is there.
+
+        Args:
+            learned: what of it, and how.
+            card: what else is to be known.
+        """
+        if trainer.is_global_zero:
+            save_model(
+                self.model,
+                self.folder,
+                {
+                    "licence": self.recipe.licence,
+                    "provenance": f"{learned}: {self.recipe.provenance}",
+                    **(card or {}),
+                    "validation": {name: round(float(value), 4) for name, value in scores.items()},
+                    "recipe": self.path.name,
+                },
+            )
+        trainer.strategy.barrier()

@@ -107,15 +107,15 @@ def pretrain_voices(path: Path, overrides: Sequence[str], resume: bool) -> Path:
     that of the part's `initial_weights`, or untaught.
 
     Raises:
-        ModelError: the model has no blind separator or other sizes than its initial weights, or the recipe no voices or
-            held-out talkers.
+        ModelError: the model has no blind separator or other sizes than its initial weights, or the recipe too few
+            talkers to train or to validate on.
     """
     run = Pretraining.open(path, "voices", overrides)
     settings, data = run.settings, run.recipe.data
     if not isinstance(run.model, VoicesFirst):
         raise ModelError(f"recipe {path}: voices teaches a voices_first model, and '{run.recipe.model.name}' is none")
-    if not data.unfilmed or not data.unfilmed_held_out:
-        raise ModelError(f"recipe {path}: voices needs data.unfilmed and data.unfilmed_held_out")
+    if data.unfilmed and not data.unfilmed_held_out:
+        raise ModelError(f"recipe {path}: voices validates on data.unfilmed_held_out, which names nobody")
     known = {field.name for field in dataclasses.fields(BlindConfig)}
     if unknown := set(settings.mixing) - known:
         raise ModelError(
@@ -125,22 +125,18 @@ def pretrain_voices(path: Path, overrides: Sequence[str], resume: bool) -> Path:
         take_all(run.model, settings.initial_weights)
     config = BlindConfig(**settings.mixing)
     pictures = lip_recipe(run.model.lip_recipe)
-    filmed, _, unfilmed, noises = prepare_clips(data, pictures)
-    assert unfilmed is not None
-    if not isinstance(filmed, TalkingClips):
+    filmed, validation, unfilmed, noises = prepare_clips(data, pictures)
+    if not isinstance(filmed, TalkingClips) or not isinstance(validation, TalkingClips):
         raise ModelError(f"recipe {path}: voices mixes anew, from data.filmed; data.finished are mixtures")
     rooms = draw_rooms(settings.rooms, 3, settings.seed) if settings.rooms else None
     n_items = settings.steps_per_epoch * settings.accumulate * settings.batch
-    learn = BlindMixtures(
-        join([unfilmed, filmed]), noises, rooms, config, n_items, settings.seed, settings.harder_until_epoch
-    )
+    voices = filmed if unfilmed is None else join([unfilmed, filmed])
+    learn = BlindMixtures(voices, noises, rooms, config, n_items, settings.seed, settings.harder_until_epoch)
     plain = dataclasses.replace(config, third=0, single=0, paced=0, pauses=0, alike=0.5)
-    held_out = prepare_held_out(data, filmed)
-    check = BlindMixtures(held_out, None, None, plain, settings.validation_mixtures, settings.seed + 1)
+    strangers = validation if unfilmed is None else prepare_held_out(data, filmed)
+    check = BlindMixtures(strangers, None, None, plain, settings.validation_mixtures, settings.seed + 1)
     feed = Feed(learn, check, settings.batch, settings.workers, default_collate)
     trainer = make_trainer(settings.output, settings, [EMAWeightAveraging(decay=settings.ema_decay)])
     fit(trainer, BlindSeparation(run.model.separator, settings), feed, resume)
-    if trainer.is_global_zero:
-        scores = {"val_si_snri": float(trainer.callback_metrics["val_si_snri"])}
-        run.export("blind separator alone", scores)
+    run.export(trainer, "blind separator alone", {"val_si_snri": float(trainer.callback_metrics["val_si_snri"])})
     return run.folder

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from kept import keep
 
 from lipsep.data.corpora.opening import filmed_split
-from lipsep.data.corpora.prepare import kept_at
 from lipsep.data.settings import DataPart
 from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.errors import ModelError
@@ -17,7 +17,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     clips = synthetic_corpus(4, 2, 0.4, seed=0)
     for number, name in enumerate(("one", "two")):
-        clips.select(range(4 * number, 4 * number + 4)).save(kept_at(folder, folder / name))
+        keep(clips.select(range(4 * number, 4 * number + 4)), folder, folder / name)
     return folder
 
 

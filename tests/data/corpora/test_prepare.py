@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
+from kept import keep
 from scenes import build_clip, demo_people
 
 from lipsep.data.clips.clips import pack
 from lipsep.data.corpora import shards
 from lipsep.data.corpora.filming import read_pictures
 from lipsep.data.corpora.layouts import find_sources
-from lipsep.data.corpora.prepare import filmed_corpus, kept_at
+from lipsep.data.corpora.prepare import filmed_corpus
 from lipsep.data.corpora.shards import load_shards, prepare_shards
 from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.errors import MediaError, OutputError
@@ -194,7 +195,7 @@ def test_folders_of_one_name_are_different_corpora(tmp_path):
     """The second must not get what was prepared from the first."""
     first, second = tmp_path / "a" / "voices", tmp_path / "b" / "voices"
     second.mkdir(parents=True)
-    pack([synthetic_corpus(2, 1, 1.0, 0)[0]]).save(kept_at(tmp_path / "prepared", first))
+    keep(pack([synthetic_corpus(2, 1, 1.0, 0)[0]]), tmp_path / "prepared", first)
     assert len(filmed_corpus(first, tmp_path / "prepared")) == 1  # the folder itself may be gone by now
-    with pytest.raises(MediaError, match="holds no video clips"):
+    with pytest.raises(MediaError, match="no video clips there"):
         filmed_corpus(second, tmp_path / "prepared")

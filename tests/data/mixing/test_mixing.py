@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from kept import keep
 
 from lipsep.data.clips.clips import TalkingClip, TalkingClips, pack
-from lipsep.data.corpora.prepare import kept_at
 from lipsep.data.mixing.mixing import MixingConfig, Mixtures
 from lipsep.errors import ModelError
 from lipsep.lips.recipes import lip_recipe
@@ -101,7 +101,7 @@ def test_noise_is_so_many_db_below_the_voices(corpus, snr_db):
 
 def test_a_papers_recipe_validates_by_the_rules_it_trains_by(corpus, tmp_path):
     """Different talkers at different levels, with noise; nothing of the pictures varies. Other recipes: the hardest."""
-    corpus.save(kept_at(tmp_path, tmp_path / "filmed"))
+    keep(corpus, tmp_path, tmp_path / "filmed")
     noise = np.random.default_rng(0).normal(0, 0.1, 48_000)
     (tmp_path / "noise").mkdir()
     soundfile.write(tmp_path / "noise" / "cafe_1.wav", noise, 16_000)

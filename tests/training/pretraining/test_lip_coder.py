@@ -143,9 +143,6 @@ def test_a_separator_is_taken_over_by_a_model_that_has_more(tmp_path):
 def test_what_is_missing_is_told_with_what_to_do_next(tmp_path):
     path = write(tmp_path)
     content = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(content | {"model": content["model"] | {"initial_weights": "./coder/model"}}))
-    with pytest.raises(ModelError, match=r"run `lipsep pretrain .*recipe\.yaml` first"):
-        train(path)
     for corpus in ("filmed", "finished"):
         path.write_text(yaml.safe_dump(content | {"data": {corpus: "nowhere"}}))
         with pytest.raises(MediaError, match=f"there is no folder '.*nowhere.*'.*{corpus}"):

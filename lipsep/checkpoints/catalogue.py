@@ -43,7 +43,7 @@ DOLPHIN = WeightsEntry(
 
 
 def available_weights() -> list[WeightsEntry]:
-    """The packaged weights, and the published ones that can be downloaded."""
+    """The packaged weights, and the released ones that can be downloaded."""
     entries = []
     for config in sorted(PACKAGED.glob(f"*/{CONFIG}")):
         card, weights = read_card(config.parent), config.parent / WEIGHTS

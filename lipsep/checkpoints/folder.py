@@ -4,8 +4,8 @@
      "licence": "...", "provenance": "...", ...}
 
 `config` holds every size, so that no other configuration can disagree with the weights. Folders in the layout of the
-published code (their key names, no "lipsep" entry) load too. Loading is strict: every key must be there, known, of the
-right shape and finite. Nothing is unpickled.
+released weights (their key names, no "lipsep" entry) load too. Loading is strict: every key must be there, known, of
+the right shape and finite. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _load_folder(folder: Path) -> SeparationModel:
         state = model.state_dict()
     else:
         raise WeightsError(
-            f"'{folder / CONFIG}' has no \"lipsep\" entry and the weights are not those of the published Dolphin: "
+            f"'{folder / CONFIG}' has no \"lipsep\" entry and the weights are not those of the released Dolphin: "
             "save checkpoints with lipsep.checkpoints.folder.save_model"
         )
     check_weights(state, model, folder)

@@ -130,7 +130,7 @@ def cost(
     profile: Annotated[Path, typer.Argument(help="profile.csv, as 'lipsep profile -o' writes it.")],
     out: Out = Path("quality_cost"),
 ) -> None:
-    """Published quality against the cost counted here."""
+    """The papers' quality against the cost counted here."""
     from lipsep.plots.cost import draw_quality_cost
 
     _say(draw_quality_cost(profile, out))

@@ -33,7 +33,7 @@ def profile(
     """Parameters, multiply-accumulates, latency and memory, as in the tables of the papers.
 
     MACs are those executed; beside them stands what the programs counted that the papers used. Each model is measured
-    in a process of its own. The figure sets the published quality against the cost counted here.
+    in a process of its own. The figure sets the papers' quality against the cost counted here.
     """
     from lipsep.models import list_models
     from lipsep.profiling.measuring import Setup

@@ -1,4 +1,4 @@
-"""What names of published mixtures say: who talks, from when, how loud."""
+"""What names of finished mixtures say: who talks, from when, how loud."""
 
 from __future__ import annotations
 

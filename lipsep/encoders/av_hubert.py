@@ -1,8 +1,8 @@
-"""AV-HuBERT's video branch, as a teacher: plain PyTorch, from a published fairseq checkpoint, without fairseq.
+"""AV-HuBERT's video branch, as a teacher: plain PyTorch, from a released fairseq checkpoint, without fairseq.
 
 Shi et al., "Learning Audio-Visual Speech Representation by Masked Multimodal Cluster Prediction", ICLR 2022. Built from
 the published code's description of its layers; not yet compared with its numbers, for want of the checkpoint. Licence
-of the published weights: non-commercial research.
+of the released weights: non-commercial research.
 
 The checkpoint is a pickle that names classes of fairseq. `torch.load(weights_only=True)` reads it, with an inert
 stand-in for every class that PyTorch does not know; none of the named things is imported or called.
@@ -123,7 +123,7 @@ class AVHubert(nn.Module):
 
 
 def load_av_hubert(path: Path) -> AVHubert:
-    """The network of a published checkpoint (`large_vox_433h.pt` or another, fine-tuned or not), in evaluation mode.
+    """The network of a released checkpoint (`large_vox_433h.pt` or another, fine-tuned or not), in evaluation mode.
 
     Raises:
         WeightsError: no such file; damaged; it names code of the operating system; or a key is missing or misshapen.

@@ -4,7 +4,7 @@ Themos Stafylakis and Georgios Tzimiropoulos, "Combining Residual Networks with 
 in the form of Brais Martinez et al., "Lipreading Using Temporal Convolutional Networks", ICASSP 2020 (PReLU). Trained
 on word classification (LRW) and then frozen, batch norms included, while a separator learns.
 
-Published figures: 11,186,688 parameters, 7.95 G MACs for 25 pictures of 88 x 88 px. `resnet18_3d_256` is the older form
+In the papers: 11,186,688 parameters, 7.95 G MACs for 25 pictures of 88 x 88 px. `resnet18_3d_256` is the older form
 that AV-ConvTasNet uses: ReLU, convolutions with bias, a linear map to 256 features.
 """
 

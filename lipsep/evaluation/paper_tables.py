@@ -10,7 +10,7 @@ PAPER_NAMES = {"rtfsnet_12": "rtfsnet", "swiftnet_12": "swiftnet"}
 
 
 def paper_tables() -> dict[str, Any]:
-    """The published tables; ``_source`` says from where."""
+    """The papers' tables; ``_source`` says from where."""
     return json.loads(files("lipsep").joinpath("assets/paper_tables.json").read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,5 @@
-"""Dropout: PyTorch's, one whose random numbers cost little on a processor, and a compiled one that stores nothing."""
+"""Dropout (Srivastava et al. 2014): the plain form, one whose random numbers cost little on a processor, and a compiled
+one that stores nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipsep.kernels import native
+
+
+def plain_drop(x: Tensor, kept: Tensor, p: float) -> Tensor:
+    """What is kept of x, 1 / (1 - p) times as large, so that its mean stays; kept: 1 with probability 1 - p, else 0.
+
+    Shape: (...), (...) -> (...).
+    """
+    return x * kept / (1 - p)
 
 
 def drop(x: Tensor, p: float) -> Tensor:

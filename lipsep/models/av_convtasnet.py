@@ -3,7 +3,7 @@
 Jian Wu et al., "Time Domain Audio Visual Speech Separation", ASRU 2019, arXiv 1904.03760, in the re-implementation that
 the papers compare with (JusperLee/AV-ConvTasNet), against whose golden output this file was checked.
 
-Published figures: 25,014,530 parameters, 13,696,065 of them without the lip-reading encoder; 14.90 G MACs for 1 s;
+In the papers: 25,014,530 parameters, 13,696,065 of them without the lip-reading encoder; 14.90 G MACs for 1 s;
 LRS2-2Mix 12.5 dB SI-SNRi. 4.2 M parameters are never used: each block owns a convolution for skip connections, which
 the published configuration leaves out (kept where `as_published` is set).
 
@@ -171,7 +171,7 @@ class AVConvTasNet(SeparationModel):
         return self.fit_length(estimate, mixture.shape[1]).unsqueeze(1)
 
 
-# --- Published weights -----------------------------------------------------------------------------------------------
+# --- Released weights ------------------------------------------------------------------------------------------------
 
 _VIDEO_BLOCK = {"norm": "bn", "depthwise": "dconv", "pointwise": "bconv", "unused_skip": "sconv"}
 _TEMPORAL_BLOCK = {
@@ -187,7 +187,7 @@ _TEMPORAL_BLOCK = {
 
 
 def released_key(name: str) -> str | None:
-    """The published key of one of our state-dict keys; None for the video encoder, released in a file of its own."""
+    """The released key of one of our state-dict keys; None for the video encoder, released in a file of its own."""
     part, _, rest = name.partition(".")
     if part == "video_encoder":
         return None

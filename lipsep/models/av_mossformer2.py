@@ -5,7 +5,7 @@ Monaural Speech Separation", ICASSP 2024, arXiv 2312.11825, with the visual fron
 2506.19398), whose released 16 kHz target-speaker checkpoint (AV_MossFormer2_TSE_16K) has the keys that load here.
 Checked against a golden output of the published code.
 
-Published figures: 55.87 M parameters and 111.79 G MACs for 1 s without the video encoder, 68.52 M and 124.5 G with it
+In the papers: 55.87 M parameters and 111.79 G MACs for 1 s without the video encoder, 68.52 M and 124.5 G with it
 (Dolphin's Table 4; the count leaves out the products inside attention: executed are 177 G); LRS2-2Mix 15.1 dB SI-SNRi.
 
 Sequences are stored (B, T, C) throughout; see layers/channels_last.py.

@@ -4,7 +4,7 @@ Hector Martel, Julius Richter, Kai Li, Xiaolin Hu and Timo Gerkmann, "Audio-Visu
 Environments with a Lightweight Iterative Model", Interspeech 2023, arXiv 2306.00160. Checked against golden outputs of
 the published code (hmartelb/avlit) with one and with two voices.
 
-Published figures of AVLIT-8 for one voice: 5,548,486 parameters (Dolphin's table 4: 5.57 M), 17.55 G MACs for 1 s by
+In the papers, AVLIT-8 for one voice: 5,548,486 parameters (Dolphin's table 4: 5.57 M), 17.55 G MACs for 1 s by
 the count of the papers; LRS2-2Mix 12.8 dB SI-SNRi. Coarse maps are mapped before they are stretched here, which gives
 the same output for fewer operations (see layers/afrcnn.py).
 
@@ -153,11 +153,11 @@ class AVLIT(SeparationModel):
         return self.video_bottleneck(features.mT)
 
 
-# --- Published weights -----------------------------------------------------------------------------------------------
+# --- Released weights ------------------------------------------------------------------------------------------------
 
 
 def released_key(name: str) -> str:
-    """The published key of one of our state-dict keys."""
+    """The released key of one of our state-dict keys."""
     part, _, rest = name.partition(".")
     if part == "video_encoder":
         return f"{part}.{autoencoder.released_key(rest)}"

@@ -250,7 +250,7 @@ class BIN(SeparationModel):
         return self.fit_length(self.audio_decoder(masked), n_samples)  # (B, n_src, T)
 
 
-# --- Published weights -----------------------------------------------------------------------------------------------
+# --- Released weights ------------------------------------------------------------------------------------------------
 
 
 def released_key(name: str) -> str | None:

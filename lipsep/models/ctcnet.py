@@ -4,7 +4,7 @@ Kai Li, Fenghua Xie, Hang Chen, Kexin Yuan and Xiaolin Hu, "An Audio-Visual Spee
 Cortico-Thalamo-Cortical Circuits", TPAMI 2024, arXiv 2212.10744. Checked against the golden output of the published
 code (JusperLee/CTCNet, its LRS2 configuration).
 
-Published figures: the code has 7,147,357 parameters without the lip-reading encoder and 84.1 G MACs for 1 s (its own
+In the papers: the code has 7,147,357 parameters without the lip-reading encoder and 84.1 G MACs for 1 s (its own
 paper: 7.0 M and 167 G for 2 s); Dolphin's table 4 says 6.87 M and 75.80 G, which is another configuration. LRS2-2Mix
 14.3 dB SI-SNRi.
 
@@ -159,11 +159,11 @@ class CTCNet(SeparationModel):
         return padded + -padded % math.lcm(c.kernel // 2, steps) - n_samples
 
 
-# --- Published weights -----------------------------------------------------------------------------------------------
+# --- Released weights ------------------------------------------------------------------------------------------------
 
 
 def released_key(name: str) -> str | None:
-    """The published key of one of our state-dict keys; None for the video encoder, released in a file of its own."""
+    """The released key of one of our state-dict keys; None for the video encoder, released in a file of its own."""
     part, _, rest = name.partition(".")
     if part == "video_encoder":
         return None

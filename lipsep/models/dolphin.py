@@ -3,10 +3,10 @@
 Kai Li et al., "Efficient Audio-Visual Speech Separation with Discrete Lip Semantics and Multi-Scale Global-Local
 Attention", arXiv 2509.23610. Checked against golden tensors of the published code (JusperLee/Dolphin, commit 5a4e5e8).
 
-Published figures: 7,000,448 parameters, 781,818 of them in the video encoder; 10.89 G MACs for 1 s (the paper's count
+In the papers: 7,000,448 parameters, 781,818 of them in the video encoder; 10.89 G MACs for 1 s (the paper's count
 leaves out the cosine transforms: executed as published 52.8 G, as here about 11 G); LRS2-2Mix 16.8 dB SI-SNRi.
 
-Where paper and code differ, this file follows the code, because the published weights need it:
+Where paper and code differ, this file follows the code, because the released weights need it:
 - direct mapping (the code's default); attention heads have C / 8 dimensions; every sub-block has a LayerScale;
 - coarse self-attention: average pooling down, nearest up, a sigmoid gate on the branch, learned relative positions;
 - the top level pools to T / 2^(Q-1), and its attention replaces its input instead of being added to it;

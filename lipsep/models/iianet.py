@@ -4,7 +4,7 @@ Kai Li et al., "IIANet: An Intra- and Inter-Modality Attention Network for Audio
 arXiv 2308.08143. Checked against a golden output of the published code (JusperLee/IIANet, configs LRS2, LRS3 and
 VoxCeleb2, which differ in their data alone).
 
-Published figures: 18.5 G MACs for 1 s without the video encoder, 26.5 G with it; LRS2-2Mix 16.0 dB SI-SNRi. The code
+In the papers: 18.5 G MACs for 1 s without the video encoder, 26.5 G with it; LRS2-2Mix 16.0 dB SI-SNRi. The code
 has 3,036,670 parameters without the video encoder, which this file meets. Dolphin's Table 4 says 3.82 M: that is as
 many and DP-LipCoder's 781,818.
 

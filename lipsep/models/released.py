@@ -117,11 +117,11 @@ def released_model(name: str, states: Sequence[Mapping[str, Tensor]]) -> Separat
         raise WeightsError(_REFUSED[name])
     if name not in _RELEASED:
         model_config(name)  # where no model has this name, say so
-        raise WeightsError(f"no published weights are known for '{name}', only for: {', '.join(list_released())}")
-    published = _RELEASED[name]
+        raise WeightsError(f"no released weights are known for '{name}', only for: {', '.join(list_released())}")
+    known = _RELEASED[name]
     merged = {key: tensor for state in states for key, tensor in state.items()}
-    model = create_model(published.model, **(published.settings(merged) if published.settings else {}))
-    model.load_state_dict(convert_released(model, published.files, states))
+    model = create_model(known.model, **(known.settings(merged) if known.settings else {}))
+    model.load_state_dict(convert_released(model, known.files, states))
     return model
 
 
@@ -174,11 +174,11 @@ def _best_match(states: list[dict[str, Tensor]], expected: Mapping[str, str]) ->
 def _reshaped(key: str, found: Tensor, wanted: Tensor) -> Tensor:
     if [n for n in wanted.shape if n != 1] != [n for n in found.shape if n != 1]:
         raise WeightsError(
-            f"the published weights have '{key}' of shape {tuple(found.shape)}; {tuple(wanted.shape)} is needed"
+            f"the released weights have '{key}' of shape {tuple(found.shape)}; {tuple(wanted.shape)} is needed"
         )
     return found.reshape(wanted.shape)
 
 
 def _wrong_keys(what: str, keys: list[str], name: str) -> str:
     more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-    return f"the published weights {what} key '{min(keys)}'{more}: this is another version of {name}, or a damaged file"
+    return f"the released weights {what} key '{min(keys)}'{more}: this is another version of {name}, or a damaged file"

@@ -4,7 +4,7 @@ Samuel Pegg, Kai Li, Xiaolin Hu, "RTFS-Net: Recurrent Time-Frequency Modelling f
 Separation", ICLR 2024, arXiv 2309.17189. Checked against golden outputs of the published code (spkgyk/RTFS-Net) with
 4 and 12 rounds.
 
-Published figures: LRS2-2Mix 14.9 dB SI-SNRi with 12 rounds. The code has 740,210 parameters without the video encoder,
+In the papers: LRS2-2Mix 14.9 dB SI-SNRi with 12 rounds. The code has 740,210 parameters without the video encoder,
 which this file meets, and 36.25 G MACs for 1 s with it; Dolphin's Table 4 says 0.85 M and 41.51 G. With LSTMs in place
 of simple recurrent units, as in the paper's ablation, it is 832,370 parameters and 40.52 G, near that row.
 """

@@ -1,6 +1,6 @@
 """Swift-Net: a causal offspring of RTFS-Net, for separation while people speak.
 
-Kai Li et al., "Swift-Net" (github.com/JusperLee/Swift-Net). Published figures: LRS2-2Mix 13.9 dB SI-SNRi. The code has
+Kai Li et al., "Swift-Net" (github.com/JusperLee/Swift-Net). In the papers: LRS2-2Mix 13.9 dB SI-SNRi. The code has
 530,290 parameters without the video encoder, which this file meets, and 18.11 G MACs (6 rounds) or 25.90 G (12) for 1 s
 with it; Dolphin's Table 4 says 1.47 M and 26.18 G.
 

@@ -3,7 +3,7 @@
 Ruohan Gao and Kristen Grauman, "VisualVoice: Audio-Visual Speech Separation with Cross-Modal Consistency", CVPR 2021,
 arXiv 2101.03149. Checked against a golden output of the published code (facebookresearch/VisualVoice).
 
-Published figures: 77.75 M parameters and 18.2 G MACs for 1 s (Dolphin's Table 4); LRS2-2Mix 11.5 dB SI-SNRi. Here are
+In the papers: 77.75 M parameters and 18.2 G MACs for 1 s (Dolphin's Table 4); LRS2-2Mix 11.5 dB SI-SNRi. Here are
 66.26 M: the published count has a word classifier behind the lip reader (256,500) and the network for the identity of
 voices (11.24 M), which serves the training losses alone (`lipsep.training.co_separation`).
 

@@ -13,13 +13,13 @@ from lipsep.plots.style import COLUMN_IN, MARKERS, figure
 
 
 def draw_quality_cost(profile: Path, path: Path) -> list[Path]:
-    """Published SI-SNRi on LRS2-2Mix over the executed MACs counted here; the area of a point grows with parameters.
+    """The papers' SI-SNRi on LRS2-2Mix over the executed MACs counted here; the area of a point grows with parameters.
 
     Args:
-        profile: ``profile.csv`` of `lipsep profile -o`. Models without a published figure are left out.
+        profile: ``profile.csv`` of `lipsep profile -o`. Models of whose paper no figure is known are left out.
 
     Raises:
-        MediaError: no such table, or none of its models has a published figure.
+        MediaError: no such table, or no paper has a figure of any of its models.
     """
     if not profile.is_file():
         raise MediaError(f"no table at {profile}: `lipsep profile --all -o FOLDER` writes profile.csv")
@@ -28,7 +28,7 @@ def draw_quality_cost(profile: Path, path: Path) -> list[Path]:
     quality = paper_quality()
     known = [row for row in rows if PAPER_NAMES.get(row["model"], row["model"]) in quality]
     if not known:
-        raise MediaError(f"{profile}: none of {', '.join(row['model'] for row in rows)} has a published SI-SNRi")
+        raise MediaError(f"{profile}: none of {', '.join(row['model'] for row in rows)} has an SI-SNRi in a paper")
     written: list[Path] = []
     with figure(path, COLUMN_IN, 2.8, written) as drawn:
         axes = drawn.subplots()
@@ -40,9 +40,7 @@ def draw_quality_cost(profile: Path, path: Path) -> list[Path]:
             axes.scatter(x, y, s=area, marker=marker, facecolor="0.75", edgecolor="0", linewidth=0.8)
             below = (0, -0.7 * area**0.5 - 1)  # points: under the marker, whatever its size and shape
             axes.annotate(row["model"], (x, y), below, textcoords="offset points", fontsize=7, ha="center", va="top")
-        axes.set(
-            xscale="log", xlabel="executed MACs, G per second of audio", ylabel="SI-SNRi, dB (LRS2-2Mix, published)"
-        )
+        axes.set(xscale="log", xlabel="executed MACs, G per second of audio", ylabel="SI-SNRi, dB (LRS2-2Mix, papers)")
         axes.margins(0.25, 0.18)
         axes.grid(color="0.9")
         axes.set_axisbelow(True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from agreement import assert_forms_agree
 from torch import Tensor
 
 from lipsep.kernels import native
-from lipsep.kernels.dropout import drop
+from lipsep.kernels.dropout import drop, plain_drop
 
 
 def test_all_forms_drop_their_share_and_keep_the_mean(form) -> None:
@@ -20,6 +21,20 @@ def test_all_forms_drop_their_share_and_keep_the_mean(form) -> None:
     assert float((kept[1:] & kept[:-1]).float().mean()) == pytest.approx(0.95**2, abs=3e-3)  # neighbours know nothing
     assert not torch.equal(y, drop(x, 0.05)) and drop(x, 0.0) is x and not drop(x, 1.0).any()
     assert ("drop" in form.ran) == (native.takes(x))
+
+
+@pytest.mark.parametrize(("shape", "p"), [((3, 7), 0.5), ((2, 33, 64), 0.1)])
+def test_all_forms_agree(form, shape: tuple[int, ...], p: float) -> None:
+    """With the plain one, in what is left of which numbers; ones show which these are."""
+
+    def seeded(x: Tensor) -> Tensor:
+        torch.manual_seed(5)
+        return drop(x, p)
+
+    kept = seeded(torch.ones(shape)) > 0
+    assert kept.any() and not kept.all()
+    assert_forms_agree(seeded, lambda x: plain_drop(x, kept, p), [torch.randn(shape)])
+    form.assert_ran("drop")
 
 
 def test_all_forms_follow_the_seed(form) -> None:

@@ -121,7 +121,7 @@ def test_released_files_load_and_misfits_are_named(shared, tmp_path):
         load_released("avlit_8_fusion_0", [tmp_path / "b.ckpt"])
     with pytest.raises(WeightsError, match=r"there is no file"):
         load_released("avlit_8_fusion_0", [tmp_path / "c.ckpt"])
-    with pytest.raises(WeightsError, match=r"no published weights are known for 'avlit_test', only for: .*avlit_8"):
+    with pytest.raises(WeightsError, match=r"no released weights are known for 'avlit_test', only for: .*avlit_8"):
         load_released("avlit_test", [tmp_path / "a.ckpt"])
     with pytest.raises(WeightsError, match=r"none of the given files holds the separator of ctcnet"):
         load_released("ctcnet", [tmp_path / "a.ckpt"])

@@ -117,7 +117,7 @@ def test_quality_over_cost_shows_the_published_models_alone(tmp_path):
         writer.writerows([columns, ["dolphin", 1.0, 11.6e9, 7e6], ["iianet", 1.0, 25e9, 14e6], ["mine", 1.0, 1e9, 1e6]])
     check(draw_quality_cost(tmp_path / "profile.csv", tmp_path / "cost"), 3.5)
     (tmp_path / "mine.csv").write_text("model,seconds,macs,params\nmine,1,1e9,1e6\n")
-    with pytest.raises(MediaError, match="none of mine has a published"):
+    with pytest.raises(MediaError, match="none of mine has an SI-SNRi in a paper"):
         draw_quality_cost(tmp_path / "mine.csv", tmp_path / "cost")
 
 

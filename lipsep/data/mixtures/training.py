@@ -1,4 +1,4 @@
-"""Training from published mixture folders: ``wav16k/min/{tr,cv,tt}/{mix,s1,s2}`` and ``mouths/``.
+"""Training from finished mixtures: ``wav16k/min/{tr,cv,tt}/{mix,s1,s2}`` and ``mouths/``.
 
 `FinishedTraining` gives stretches of the mixtures to the separator, `FinishedClips` the clean voices with their
 mouths to what is taught before it.
@@ -27,7 +27,7 @@ TRAINING, VALIDATION = "tr", "cv"
 
 
 def open_split(root: Path, split: str) -> FinishedMixtures:
-    """The mixtures of a split (`TRAINING`, `VALIDATION`) of a published corpus, to train with.
+    """The mixtures of a split (`TRAINING`, `VALIDATION`) of a finished corpus, to train with.
 
     Args:
         root: the folder that holds ``tr/`` and ``cv/``, or the one that holds ``wav16k/min/``.
@@ -51,7 +51,7 @@ def open_split(root: Path, split: str) -> FinishedMixtures:
 
 
 class FinishedTraining(Dataset):
-    """Stretches of published mixtures as the training loop takes them; item `i` of epoch `e` depends on the seed, `e`
+    """Stretches of finished mixtures as the training loop takes them; item `i` of epoch `e` depends on the seed, `e`
     and `i` only.
 
     Item: ``mixture (2, T)``, ``lips (2, F, S, S)``, ``sources (2, 1, T)``: one mixture asked with the mouths of two of
@@ -112,7 +112,7 @@ class FinishedTraining(Dataset):
 
 
 class FinishedClips:
-    """The clean voices of published mixtures with their filmed mouths, each clip once, read when it is needed; stands
+    """The clean voices of finished mixtures with their filmed mouths, each clip once, read when it is needed; stands
     where `lipsep.data.clips.clips.TalkingClips` does.
 
     A voice is as long and as loud as in the first mixture that holds it.

@@ -1,4 +1,4 @@
-"""The published Dolphin's key names."""
+"""The released Dolphin's key names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _RESIDUAL: Rules = (
 
 
 def released_key(name: str) -> str:
-    """The published key of one of our state-dict keys."""
+    """The released key of one of our state-dict keys."""
     head, _, rest = name.partition(".")
     if head == "video_encoder":
         return "video_encoder." + _video_encoder(rest)

@@ -147,6 +147,13 @@ def test_names_without_weights_say_what_to_do() -> None:
         load_model("./nowhere")
 
 
+def test_packaged_weights_load_without_pytorchs_compiler() -> None:
+    """Which takes seconds to import; every command that separates would wait for it."""
+    script = "import sys, lipsep; lipsep.load_model('voices_first'); print('torch._dynamo' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert ran.stdout.strip() == "False", ran.stderr
+
+
 def test_packaged_weights_are_listed_and_load_by_name(folder: Path, tmp_path: Path, monkeypatch) -> None:
     shutil.copytree(folder, tmp_path / "packaged" / "dolphin_test")
     monkeypatch.setattr(catalogue, "PACKAGED", tmp_path / "packaged")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,11 @@ def profile(
     ] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of the input.")] = 1.0,
     batch: Annotated[int, typer.Option(min=1, help="Mixtures per pass.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,
+    path: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Separate this video instead, and say where the time goes, step by step."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; 1, with --path all there are.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed passes of each model.")] = 5,
     count_only: Annotated[
         bool, typer.Option("--count-only", help="Parameters and MACs alone: nothing is run.")
@@ -35,6 +41,11 @@ def profile(
     MACs are those executed; beside them stands what the programs counted that the papers used. Each model is measured
     in a process of its own. The figure sets the papers' quality against the cost counted here.
     """
+    if path is not None:
+        if all_models or len(models or []) > 1:
+            raise typer.BadParameter("separates with one model: name one, or none for the default", param_hint="--path")
+        typer.echo(_profile_path(path, models[0] if models else None, threads), nl=False)
+        return
     from lipsep.models import list_models
     from lipsep.profiling.measuring import Setup
     from lipsep.profiling.table import as_csv, as_markdown, as_text
@@ -47,7 +58,7 @@ def profile(
     with progress("profiling") as hook:
         for completed, name in enumerate(names, start=1):
             try:
-                rows.append(profile_one(Setup(name, seconds, batch, threads, runs), timed=not count_only))
+                rows.append(profile_one(Setup(name, seconds, batch, threads or 1, runs), timed=not count_only))
             except LipsepError as error:  # one model must not cost the table of all
                 if len(names) == 1:
                     raise
@@ -68,3 +79,16 @@ def profile(
         typer.echo(f"written: '{out}'")
     if failed:
         raise OutputError(f"{failed} of {len(names)} models could not be profiled, see above")
+
+
+def _profile_path(path: Path, model: str | None, threads: int | None) -> str:
+    """Separate a video as `lipsep separate` does, into a folder that goes away; the table."""
+    begun_s, processor_begun_s = time.perf_counter(), time.process_time()
+    from lipsep.profiling.path import path_table
+    from lipsep.services.opening import open_separator
+
+    separator = open_separator(model, "cpu", threads)
+    opening_s = time.perf_counter() - begun_s
+    with tempfile.TemporaryDirectory(prefix="lipsep-") as folder, progress(path.name) as hook:
+        result = separator(path, Path(folder) / "results", hook=hook)
+    return path_table(result.report, opening_s, time.process_time() - processor_begun_s)

@@ -30,11 +30,14 @@ def train(
     from lipsep.training.run import run_recipe, trial_of_pretraining
 
     path, changes = Path(recipe), list(overrides)
-    first = load_recipe(path, changes).pretraining
+    settings = load_recipe(path, changes)
+    first = settings.pretraining
     if first is not None and not (first[1] / "model" / CONFIG).is_file():  # which is written last
         if trial_steps is not None:
             changes, resume = changes + trial_of_pretraining(*first, trial_steps), False
-        pretrain(path, overrides=changes, resume=resume)
+        processes = {"devices": settings.training.devices, "nodes": settings.training.nodes}  # all go on to train
+        same = [f"{first[0]}.{setting}={number}" for setting, number in processes.items()]
+        pretrain(path, overrides=[*changes, *same], resume=resume)
     return run_recipe(path, changes, trial_steps, resume)
 
 

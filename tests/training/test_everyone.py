@@ -17,6 +17,7 @@ from lipsep.data.clips.clips import TalkingClip
 from lipsep.data.corpora import opening, prepare, shards
 from lipsep.data.corpora.opening import filmed_split, held_out_talkers
 from lipsep.data.synthetic.babble import synthetic_corpus
+from lipsep.errors import WeightsError
 from lipsep.training import run, train
 from lipsep.training.recipe import load_recipe
 
@@ -128,6 +129,16 @@ def test_what_was_cut_off_goes_on_and_what_has_ended_is_left_alone(here, monkeyp
         for name, value in load_model(each).state_dict().items():
             torch.testing.assert_close(value, weights[name], msg=name, rtol=0, atol=0)
         assert math.isfinite(load_model(each).metadata["validation"]["val_si_snri"])
+
+
+def test_as_many_processes_pretrain_as_train(here, monkeypatch):
+    """One that only trained would find nothing to begin with; one that only pretrained would train a second time."""
+    asked = []
+    monkeypatch.setattr("lipsep.training.pretrain", lambda path, overrides, resume: asked.extend(overrides))
+    with pytest.raises(WeightsError, match="everyone_voices/model"):
+        train(RECIPE, overrides=[*TINY, "training.devices=3"])
+    voices = load_recipe(Path(RECIPE), asked).voices
+    assert (voices.devices, voices.nodes) == (3, 1)
 
 
 def test_a_trial_tries_the_pretraining_too_and_leaves_the_run_alone(here):

@@ -186,7 +186,7 @@ def test_the_published_scripts_flags_keep_working(recorder, tmp_path):
     assert recorder.made[-1][1] == "cpu"
 
 
-def test_a_published_config_without_weights_beside_it_is_not_silently_ignored(recorder):
+def test_a_released_config_without_weights_beside_it_is_not_silently_ignored(recorder):
     result = runner.invoke(app, ["separate", "--input", "v.mp4", "--config", "checkpoints/vox2/conf.yml"])
     assert "no model.safetensors beside it" in str(result.exception) and not recorder.calls
 

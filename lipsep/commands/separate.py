@@ -46,9 +46,9 @@ def separate(
     time_limit: Annotated[
         float | None, typer.Option(min=1, help="Give up a file after so many seconds; with --jobs, --ray or a folder.")
     ] = None,
-    published_input: Annotated[list[Path] | None, typer.Option("--input", hidden=True)] = None,
-    published_cuda_device: Annotated[int | None, typer.Option("--cuda-device", hidden=True)] = None,
-    published_config: Annotated[Path | None, typer.Option("--config", hidden=True)] = None,
+    released_input: Annotated[list[Path] | None, typer.Option("--input", hidden=True)] = None,
+    released_cuda_device: Annotated[int | None, typer.Option("--cuda-device", hidden=True)] = None,
+    released_config: Annotated[Path | None, typer.Option("--config", hidden=True)] = None,
     *,
     options: Options,
 ) -> None:
@@ -58,15 +58,15 @@ def separate(
     who) and report.json. Finished work is left alone unless --overwrite is given. With a folder as INPUT, --jobs or
     --ray, failures and crashes stay with their file, and OUT/batch.jsonl tells what became of each.
     """
-    sources = [*(inputs or []), *(published_input or [])]
+    sources = [*(inputs or []), *(released_input or [])]
     if not sources:
         raise typer.BadParameter("name at least one video file", param_hint="INPUT")
     tasks = find_tasks(sources, out, recursive)
     check_runtime(runtime, model)
-    if published_cuda_device is not None:
-        device = f"cuda:{published_cuda_device}" if published_cuda_device >= 0 else "cpu"
-    if published_config is not None and model is None:
-        model = _model_beside(published_config)
+    if released_cuda_device is not None:
+        device = f"cuda:{released_cuda_device}" if released_cuda_device >= 0 else "cpu"
+    if released_config is not None and model is None:
+        model = _model_beside(released_config)
     if jobs or ray or any(source.is_dir() for source in sources):
         separate_batch(
             tasks,
@@ -108,7 +108,7 @@ def separate(
 
 
 def _model_beside(config: Path) -> str | None:
-    """The published script's --config: a folder, or a file beside the weights; lipsep reads settings from there."""
+    """The released script's --config: a folder, or a file beside the weights; lipsep reads settings from there."""
     folder = config if config.is_dir() else config.parent
     if (folder / "model.safetensors").is_file():
         return str(folder)

@@ -34,8 +34,8 @@ from lipsep.faces.tracks import face_picture
 from lipsep.losses import si_snr
 from lipsep.models.base import SeparationModel, face_groups
 
-Hook = Callable[..., None]
-"""hook(step, completed, total) or hook(step, completed, total, note)."""
+Telling = Callable[..., None]
+"""A `Hook` that also takes a note: telling(step, completed, total) or telling(step, completed, total, note)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def evaluate(
     system: SeparationModel | Estimates,
     protocol: Protocol,
     out: Path | None = None,
-    hook: Hook | None = None,
+    hook: Telling | None = None,
     processes: int = 1,
     overwrite: bool = False,
 ) -> dict[str, Any]:

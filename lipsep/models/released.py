@@ -144,7 +144,7 @@ def convert_released(
         if state is None:
             raise WeightsError(
                 f"none of the given files holds the {file.content} of {model.name}: "
-                f"its authors' weights are {' and '.join(f.content for f in files)}"
+                f"its authors released {' and '.join(f.content for f in files)}"
             )
         missing = [key for key in expected if prefix + key not in state]
         if missing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -89,6 +90,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = ["--debug"] * debug + [a for a in arguments if a != "--debug"]  # may stand anywhere
+    arguments = [f"./{a}" if _is_file_with_dash(a) else a for a in arguments]
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot write (LC_ALL=C, code pages) ends nothing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -105,6 +107,12 @@ def main() -> None:
         if reason is not None:
             _leave(1, reason)
         _leave(2, f"unexpected {type(error).__name__}: {error}; run with --debug for the traceback")
+
+
+def _is_file_with_dash(argument: str) -> bool:
+    """Whether "-holiday.mp4" is a video that lies here, and no option."""
+    path = Path(argument)
+    return argument.startswith("-") and bool(path.suffix) and path.is_file()
 
 
 def _leave(code: int, message: str) -> None:

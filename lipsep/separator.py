@@ -79,14 +79,21 @@ class SeparationResult:
 
 
 def _in_float32(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Whatever torch makes unasked elsewhere (`torch.set_default_dtype`), here it makes float32, as the weights are."""
+    """Whatever torch does unasked elsewhere (default type, default device, autocast), here it makes float32, as the
+    weights are, where it is told."""
 
     @functools.wraps(method)
     def called(*given: Any, **named: Any) -> Any:
         kept = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
-            return method(*given, **named)
+            with ExitStack() as stack:
+                if torch.get_default_device().type != "cpu":  # the context costs a little with every call of torch
+                    stack.enter_context(torch.device("cpu"))
+                for kind in ("cpu", "cuda"):
+                    if torch.is_autocast_enabled(kind):
+                        stack.enter_context(torch.autocast(kind, enabled=False))
+                return method(*given, **named)
         finally:
             torch.set_default_dtype(kept)
 

@@ -286,7 +286,7 @@ def test_stopping_in_the_middle_leaves_nothing(clip, model_folder, tmp_path, sen
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    assert len(stderr.strip().splitlines()) == 1 and "stopped" in stderr
+    assert stderr.count("lipsep:") == 1 and "Traceback" not in stderr and "stopped" in stderr
     assert not out.exists()
 
 
@@ -390,6 +390,17 @@ def test_quiet_leaves_errors_and_no_notes(monkeypatch, capsys):
         assert capsys.readouterr().err == "a detail\n"
     finally:
         logging.getLogger("lipsep").setLevel(before)
+
+
+def test_a_name_that_begins_with_a_dash_is_a_file_where_there_is_one(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-holiday.mp4").write_bytes(b"no video")
+    for name in "-holiday.mp4", "-nothere.mp4":
+        monkeypatch.setattr("sys.argv", ["lipsep", "people", name])
+        with pytest.raises(SystemExit):
+            lipsep.cli.main()
+    there, not_there = capsys.readouterr().err.split("Usage")
+    assert "'-holiday.mp4' cannot be read" in there and "No such option" in not_there
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])

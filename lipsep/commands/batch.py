@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lipsep.commands.terminal import account, complain, is_quiet
+from lipsep.commands.terminal import Lines, account, complain, is_quiet
 from lipsep.constants import STEP_NAMES
 from lipsep.errors import OutputError
 from lipsep.separation.options import Options
@@ -103,7 +103,7 @@ def _print_summary(log: BatchLog, n_files: int, seconds: float) -> None:
 
 @contextmanager
 def _bars(n_files: int, n_jobs: int) -> Iterator[tuple[Progress, Any]]:
-    """A bar for all files and one for each job on a terminal, nothing elsewhere."""
+    """A bar for all files and one for each job on a terminal, a line every so often elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -113,7 +113,11 @@ def _bars(n_files: int, n_jobs: int) -> Iterator[tuple[Progress, Any]]:
         whole = bars.add_task("files", total=n_files)
         jobs = [bars.add_task("starting", total=None) for _ in range(n_jobs)]
 
+        lines = Lines(console.is_terminal)
+
         def progress(job: int, task: Task, step: str, completed: int, total: int | None) -> None:
+            n_done = int(bars.tasks[0].completed)
+            lines.tell(f"{n_done} of {n_files} files done, {task.source.name}", step, completed, total)
             description = f"{task.source.name}: {STEP_NAMES.get(step, step)}"
             bars.update(jobs[job], description=description, completed=completed, total=total)
 

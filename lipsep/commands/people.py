@@ -10,6 +10,7 @@ import typer
 
 from lipsep.commands.terminal import progress, takes_options
 from lipsep.separation.options import Options
+from lipsep.services.batch.inputs import find_file
 from lipsep.system.environment import before_torch
 
 
@@ -25,6 +26,7 @@ def people(
     The numbers are those that `lipsep separate --people 1,3 --name 1=Anna` understands.
     """
     before_torch()
+    source = find_file(source)
     from rich.console import Console
     from rich.table import Table
 

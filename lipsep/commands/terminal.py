@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ import typer
 from lipsep.constants import STEP_NAMES
 from lipsep.separation.options import Options, variable
 from lipsep.system.environment import Stopped
+
+LINE_EVERY_S = 30.0  # of progress that goes to a log
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps; auto is CUDA where there is one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads to use; default: all.")]
@@ -110,9 +113,24 @@ def account(n_people: int, report: dict[str, Any]) -> str:
     return f"{people}, {report['input']['duration_s']:.1f} s of video in {report['seconds']['total']:.1f} s"
 
 
+class Lines:
+    """Progress where there is no terminal to draw bars on (a log, a pipe): a line every LINE_EVERY_S on stderr."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        self._silent, self._last_s = is_terminal or is_quiet(), time.monotonic()
+
+    def tell(self, title: str, step: str, completed: int, total: int | None, note: str = "") -> None:
+        now_s = time.monotonic()
+        if self._silent or now_s - self._last_s < LINE_EVERY_S:
+            return
+        self._last_s = now_s
+        done = f"{100 * min(completed, total) // total} %" if total else str(completed)
+        typer.echo(" ".join(f"{title}: {STEP_NAMES.get(step, step)} {done} {note}".split()), err=True)
+
+
 @contextmanager
 def progress(title: str) -> Iterator[Callable[..., None]]:
-    """A bar per step on a terminal, nothing elsewhere: `hook(step, completed, total, note="")`.
+    """A bar per step on a terminal, a line every so often elsewhere: `hook(step, completed, total, note="")`.
 
     Python warnings are kept off the bars; the report has them.
     """
@@ -134,9 +152,11 @@ def progress(title: str) -> Iterator[Callable[..., None]]:
         if console.is_terminal and not is_quiet():
             console.print(title, markup=False)
         tasks: dict[str, int] = {}
+        lines = Lines(console.is_terminal)
 
         def hook(step: str, completed: int, total: int | None, note: str = "") -> None:
             Stopped.check()
+            lines.tell(title, step, completed, total, note)
             if step not in tasks:
                 tasks[step] = bars.add_task(STEP_NAMES.get(step, step), total=total)
             name = f"{STEP_NAMES.get(step, step)} {note}".strip()

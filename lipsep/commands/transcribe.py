@@ -10,6 +10,7 @@ import typer
 from lipsep.commands.terminal import Device, Threads, progress, takes_options
 from lipsep.errors import install_line
 from lipsep.separation.options import Options
+from lipsep.services.batch.inputs import find_file
 
 
 @takes_options
@@ -34,7 +35,7 @@ def transcribe(
     from lipsep.results.transcript import faster_whisper, transcribe, write_segments, write_transcript
     from lipsep.services.opening import open_separator
 
-    folder = source
+    folder = source = find_file(source)
     if not source.is_dir():
         folder = out / source.stem
         with progress(source.name) as hook:

@@ -41,9 +41,14 @@ DECODE_OPTIONS = {"max_pixels": str(MAX_PIXELS)} if int(av.__version__.split("."
 
 
 def source_name(source: Source) -> str:
-    """What to call a source: its file name."""
+    """What to call a source: its file name, as UTF-8 can write it.
+
+    On old disks, and with LC_ALL=C, names hold bytes that Python stands in for by half surrogates.
+    """
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
-    return Path(path).name if isinstance(path, str | os.PathLike) and path else "open file"
+    if not isinstance(path, str | os.PathLike) or not path:
+        return "open file"
+    return Path(path).name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 @contextmanager

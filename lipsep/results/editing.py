@@ -92,5 +92,5 @@ def write_timeline(path: Path, clip: Clip, found: SeparatedVoices, wavs: Sequenc
         own = [each for each in found.speech if each.person == track.person]
         add_track(found.names[track.person], otio.schema.TrackKind.Audio, wav.name, own)
     add_track("everything else", otio.schema.TrackKind.Audio, wavs[-1].name)
-    otio.adapters.write_to_file(timeline, str(path))
+    path.write_text(otio.adapters.write_to_string(timeline, "otio_json"), encoding="utf-8")  # whatever its name holds
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,7 +21,9 @@ LOUDEST = 1 - 2**-15  # the highest sample that 16 bits can hold
 
 def file_stem(person: int, name: str) -> str:
     """speaker_1, or speaker_1_Anna with only such signs of the name as every system takes in file names."""
-    plain = re.sub(r"[^\w.-]+", "_", name).strip("._")[:60]
+    coding = sys.getfilesystemencoding()  # ASCII with LC_ALL=C
+    kept = name.encode(coding, "ignore").decode(coding)
+    plain = re.sub(r"[^\w.-]+", "_", kept).strip("._")[:60]
     return f"speaker_{person}_{plain}" if plain else f"speaker_{person}"
 
 

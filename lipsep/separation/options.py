@@ -18,11 +18,12 @@ RESIDUAL = "residual"  # what nobody visible said
 
 
 def _words(given: object) -> object:
-    """ "1=Anna,2=Ben" or a list of such -> ("1=Anna", "2=Ben")."""
+    """ "1=Anna,2=Ben" or a list of such -> ("1=Anna", "2=Ben"); as UTF-8, also where LC_ALL=C does not."""
     several = [given] if isinstance(given, str | int) else given if given is not None else ()
     if not isinstance(several, list | tuple):
         return given
-    return tuple(word.strip() for each in several for word in str(each).split(",") if word.strip())
+    texts = [str(each).encode(errors="surrogateescape").decode(errors="replace") for each in several]
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
 
 
 def _each(form: str) -> Any:

@@ -126,7 +126,7 @@ class Gate:
         """Status and sentence for a request that goes no further."""
         host = headers.get(b"host", b"").decode("latin-1")
         if host not in self._names:
-            return 403, f"this server does not go by the name '{host}'; who runs it can add it with --host-name"
+            return 403, f"this server does not go by the name '{host}'; who runs it can add the name"
         if _is_foreign(scope, headers, host):
             return 403, "a page of another site sent this: open this server's own page"
         given = headers.get(b"authorization", b"")

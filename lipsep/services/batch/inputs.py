@@ -57,6 +57,18 @@ def find_tasks(inputs: Iterable[Path], out: Path, recursive: bool = False) -> li
     return tasks
 
 
+def find_file(given: Path) -> Path:
+    """The one file, or folder, that is named.
+
+    Raises:
+        MediaError: as for several; also if a wildcard fits more than one.
+    """
+    first, *others = _expanded([given])
+    if others:
+        raise MediaError(f"'{given}' fits {1 + len(others)} files, '{first.name}' first: name one")
+    return first
+
+
 def _expanded(inputs: Iterable[Path]) -> Iterator[Path]:
     """What was named, with wildcards that the shell left alone (Windows, quotes) replaced by the files that they mean.
 
@@ -68,6 +80,7 @@ def _expanded(inputs: Iterable[Path]) -> Iterator[Path]:
         if text == "-":
             raise MediaError("standard input cannot be read: save the video to a file and name that")
         if re.match(r"[a-z][a-z0-9+.-]+:/", text, re.IGNORECASE) and not given.exists():
+            text = text.replace(":/", "://", 1)  # as it was before it was taken for a path
             raise MediaError(f"'{text}' is an address: download the video first and name the file")
         if given.exists() or not glob.has_magic(text):
             yield given

@@ -163,7 +163,8 @@ class BatchLog:
             self.sound_s += duration_s if outcome.status == "done" else 0.0
         self.n_of[outcome.status] += 1
         with writing_to(self.path.parent), self.path.open("ab") as file:
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            # names that are no UTF-8 (LC_ALL=C, old disks) hold half surrogates: \udcfc is how JSON writes these
+            file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
 
 def _next(outcomes: queue.SimpleQueue) -> tuple[Task, Outcome]:

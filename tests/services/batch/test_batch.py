@@ -15,7 +15,10 @@ import torch
 from clips import make_clip
 from scenes import build_clip, demo_people
 
+from lipsep.commands.terminal import Lines
 from lipsep.errors import MediaError, OutputError, WeightsError, plain_reason
+from lipsep.media.containers import source_name
+from lipsep.results.voices import file_stem
 from lipsep.separation.options import Options
 from lipsep.services import process
 from lipsep.services.batch import run
@@ -177,7 +180,8 @@ def test_a_batch_goes_on_after_failures_and_sums_up(clip, model_folder, tmp_path
     ran = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert "3 of 5 files could not be separated" in ran.stderr.splitlines()[-1]
-    assert len(ran.stderr.splitlines()) == 4, ran.stderr  # one line for each failure
+    told = [line for line in ran.stderr.splitlines() if "files done" not in line]  # those come every so often
+    assert len(told) == 4, ran.stderr  # one line for each failure
     assert status_of(log_of(out)) == {
         "empty.mp4": "failed",
         "cut.mp4": "failed",
@@ -238,5 +242,31 @@ def test_ctrl_c_stops_every_process_and_leaves_only_finished_work(clip, model_fo
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and stderr.count("\n") == 1 and "stopped" in stderr
+    assert process.returncode == 130 and stderr.count("lipsep:") == 1 and "stopped" in stderr
     assert [p.name for p in out.iterdir()] == ["batch.jsonl"]
+
+
+def test_names_that_are_no_utf8_are_logged(tmp_path):
+    """As with LC_ALL=C, and on disks of old systems."""
+    source = Path(os.fsdecode(b"K\xf6pfe.mp4"))
+    BatchLog(tmp_path).add(
+        Task(source, tmp_path / "K"), Outcome("failed", 1.0, kind="MediaError", message=f"{source}: no")
+    )
+    assert log_of(tmp_path)[0]["source"] == str(source)
+
+
+def test_a_log_without_a_terminal_hears_of_the_work_every_so_often(monkeypatch, capsys):
+    now_s = iter([0.0, 1.0, 31.0, 40.0, 70.0])
+    monkeypatch.setattr("lipsep.commands.terminal.time.monotonic", lambda: next(now_s))
+    lines = Lines(is_terminal=False)
+    for completed in (10, 20, 30, 40):
+        lines.tell("a.mp4", "faces", completed, 80)
+    assert capsys.readouterr().err == "a.mp4: finding faces 25 %\na.mp4: finding faces 50 %\n"
+
+
+def test_names_outside_utf8_and_ascii_reach_files_as_well_as_they_can(monkeypatch):
+    assert source_name(Path(os.fsdecode(b"K\xf6pfe.mp4"))) == "K\N{REPLACEMENT CHARACTER}pfe.mp4"
+    assert Options.of(name=os.fsdecode(b"1=J\xfcrgen")).names == {1: "J\N{REPLACEMENT CHARACTER}rgen"}
+    assert file_stem(1, "J\u00fcrgen") == "speaker_1_J\u00fcrgen"
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    assert file_stem(1, "J\u00fcrgen") == "speaker_1_Jrgen" and file_stem(1, "\u65e5\u672c") == "speaker_1"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lipsep.errors import MediaError, without_flags
-from lipsep.services.batch.inputs import find_tasks
+from lipsep.services.batch.inputs import find_file, find_tasks
 
 
 def test_wildcards_that_the_shell_left_alone_are_files(tmp_path):
@@ -24,6 +24,16 @@ def test_wildcards_that_the_shell_left_alone_are_files(tmp_path):
 def test_what_is_no_file_gets_one_sentence(tmp_path, given, said):
     with pytest.raises(MediaError, match=said):
         find_tasks([Path(given)], tmp_path)
+    with pytest.raises(MediaError, match=given) if "/" in given else pytest.raises(MediaError, match=said):
+        find_file(Path(given))
+
+
+def test_commands_for_one_file_take_a_wildcard_that_fits_one(tmp_path):
+    for name in "a.mp4", "b.mp4", "c.mkv":
+        (tmp_path / name).write_bytes(b"x")
+    assert find_file(tmp_path / "*.mkv") == tmp_path / "c.mkv"
+    with pytest.raises(MediaError, match=r"fits 2 files, 'a.mp4' first"):
+        find_file(tmp_path / "*.mp4")
 
 
 @pytest.mark.parametrize(

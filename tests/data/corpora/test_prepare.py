@@ -13,10 +13,10 @@ from kept import keep
 from scenes import build_clip, demo_people
 
 from lipsep.data.clips.clips import pack
-from lipsep.data.corpora import shards
+from lipsep.data.corpora import prepare, shards
 from lipsep.data.corpora.filming import read_pictures
 from lipsep.data.corpora.layouts import find_sources
-from lipsep.data.corpora.prepare import filmed_corpus
+from lipsep.data.corpora.prepare import filmed_corpus, kept_at
 from lipsep.data.corpora.shards import load_shards, prepare_shards
 from lipsep.data.synthetic.babble import synthetic_corpus
 from lipsep.errors import MediaError, OutputError
@@ -42,8 +42,11 @@ def place(clip, root, *paths):
 
 LAYOUTS = {
     "folder": (
-        ["train/ann/1.mp4", "val/bob/2.mov"],
-        {"train_ann_1": ("ann", "train"), "val_bob_2": ("bob", "val")},
+        ["train/ann/1.mp4", "val/bob/2.mov", "train/3.mp4", "hello.mp4", "s26_bwaq8s.mp4"],
+        {
+            "train_ann_1": ("ann", "train"), "val_bob_2": ("bob", "val"), "train_3": ("raw", "train"),
+            "hello": ("raw", "all"), "s26_bwaq8s": ("s26", "all"),
+        },
     ),
     "grid": (
         ["s1/video/mpg_6000/bbaf2n.mp4", "s1/bbaf2n.mp4", "s22/bbaf2n.mp4", "readme/x.mp4"],
@@ -189,6 +192,22 @@ def test_a_folder_of_another_layout_is_named(tmp_path):
         find_sources("lrs4", tmp_path)
     with pytest.raises(MediaError, match=r"unknown corpus 'lrs4': choose one of folder, grid, .*, esc"):
         prepare_shards("lrs4", tmp_path, tmp_path / "out")
+
+
+def test_a_recipe_prepares_a_folder_as_the_command_does(clip, film_once, tmp_path, monkeypatch):
+    """The same names and the same talkers: clips of a flat folder are one person's."""
+    monkeypatch.setattr(prepare.os, "cpu_count", lambda: 1)
+    place(clip, tmp_path / "ann", "1.mp4", "2.mp4")
+    prepare_shards("folder", tmp_path / "ann", tmp_path / "out")
+    by_command, by_recipe = load_shards(tmp_path / "out", "all"), filmed_corpus(tmp_path / "ann", tmp_path / "kept")
+    assert by_recipe.names == by_command.names == ["1", "2"]
+    assert by_recipe.talkers == by_command.talkers == ["ann", "ann"]
+    assert (by_recipe.mouths == by_command.mouths).all()
+
+
+def test_mouths_made_from_sound_are_kept_apart_by_whose_they_resemble(tmp_path):
+    of_ann, of_bob = (kept_at(tmp_path, tmp_path / "speech", [name]) for name in ("ann_1", "bob_1"))
+    assert of_ann != of_bob and of_ann == kept_at(tmp_path, tmp_path / "speech", ["ann_1"])
 
 
 def test_folders_of_one_name_are_different_corpora(tmp_path):

@@ -96,7 +96,15 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(monkeypatch) -> Recorder:
+def some_files(tmp_path, monkeypatch) -> None:
+    """What commands name in the current folder; nobody reads them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "v.mp4"):
+        Path(name).write_bytes(b"no film")
+
+
+@pytest.fixture
+def recorder(monkeypatch, some_files) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr("lipsep.commands.separate.open_separator", recorder.make)
     return recorder
@@ -218,6 +226,11 @@ def test_a_missing_file_is_one_line_and_exit_code_1(model_folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_file_is_told_before_anything_is_loaded(recorder):
+    ran = runner.invoke(app, ["separate", "nowhere.mp4"])
+    assert ran.exit_code == 1 and "does not exist" in str(ran.exception) and not recorder.made
+
+
 def test_a_corrupt_model_file_is_one_line(clip, model_folder, tmp_path, lipsep_here):
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -290,7 +303,7 @@ def test_stopping_in_the_middle_leaves_nothing(clip, model_folder, tmp_path, sen
     assert not out.exists()
 
 
-def test_an_unexpected_error_is_one_line_with_a_way_to_see_more(monkeypatch, lipsep_here):
+def test_an_unexpected_error_is_one_line_with_a_way_to_see_more(monkeypatch, lipsep_here, some_files):
     def defect(*_):
         raise ValueError("two\nlines")
 
@@ -321,12 +334,12 @@ def test_training_without_its_packages_names_the_extra(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_prints_what_it_reached(model_folder, tmp_path):
+def test_the_demo_prints_what_it_reached(model_folder, tmp_path, lipsep_here):
     ran = lipsep_command("demo", "--model", model_folder, "-o", tmp_path / "demo", "--device", "cpu")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("SI-SNRi") == 2 and "overview.png" in ran.stdout
     assert (tmp_path / "demo" / "speaker_2.wav").is_file()
-    again = lipsep_command("demo", "--model", model_folder, "-o", tmp_path / "demo", "--device", "cpu")
+    again = lipsep_here("demo", "--model", model_folder, "-o", tmp_path / "demo", "--device", "cpu")
     assert again.returncode == 0, again.stderr
 
 

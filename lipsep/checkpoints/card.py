@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipsep.checkpoints.catalogue import CONFIG, PACKAGED
+from lipsep.checkpoints.catalogue import CONFIG
 from lipsep.errors import ModelError, WeightsError
 from lipsep.models import SeparationModel, create_model, model_config
 
@@ -52,7 +52,8 @@ def described_model(card: Mapping[str, Any], state: Mapping[str, Tensor], folder
         retired = {key for key, value in RETIRED.items() if key not in known and config.get(key) == value}
         values = {key: _as_meant(value) for key, value in config.items() if key not in retired}
         _check_values(usual, values)
-        if folder.parent != PACKAGED:  # ours need no such care, and PyTorch loads its compiler for it: seconds
+        if any(value != getattr(usual, key, None) for key, value in values.items()):
+            # Sizes of the card's own. Registered ones need no such care, for which PyTorch loads its compiler: seconds.
             with torch.device("meta"), _no_larger_than(state):
                 shapes = create_model(name, **values)
             check_weights(state, shapes, folder)

@@ -81,6 +81,10 @@ def separate(
             ray=ray,
         )
         return
+    if len(tasks) == 1:
+        from lipsep.media.containers import checked_path
+
+        checked_path(tasks[0].source)  # at once: PyTorch and weights take seconds to load
     separator = open_separator(model, device, threads, weights or [])
 
     failed = 0

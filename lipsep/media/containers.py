@@ -55,7 +55,7 @@ def source_name(source: Source) -> str:
 def open_media(source: Source, **options: str) -> Iterator[av.container.InputContainer]:
     """A container for reading, closed at the end; what FFmpeg finds wrong inside the `with` becomes a MediaError."""
     name = source_name(source)
-    target = _checked_path(source) if isinstance(source, str | os.PathLike) else _OwnPosition(source)
+    target = checked_path(source) if isinstance(source, str | os.PathLike) else _OwnPosition(source)
     try:
         with av.open(
             target,
@@ -185,7 +185,12 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, int]:
     return max(ways, key=agreement)
 
 
-def _checked_path(source: str | os.PathLike) -> str:
+def checked_path(source: str | os.PathLike) -> str:
+    """The address by which FFmpeg opens a file.
+
+    Raises:
+        MediaError: it is no file, empty, or cannot be read.
+    """
     path, name = Path(source), source_name(source)
     try:
         if path.is_dir():

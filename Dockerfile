@@ -14,7 +14,7 @@ WORKDIR /source
 COPY constraints.txt ./
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' constraints.txt)"
 COPY . .
-RUN pip install --no-cache-dir --constraint constraints.txt '.[web,serve,postgres,onnx]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[web,serve,onnx]'
 
 USER 10001
 WORKDIR /data

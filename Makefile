@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TESTED := train,eval,web,serve,postgres,onnx,dev
+TESTED := train,eval,web,serve,onnx,dev
 
 .PHONY: demo test test-fast test-portable test-lowest test-newest test-ray train-toy lint style types bench docs results clean
 

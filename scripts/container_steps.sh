@@ -12,7 +12,7 @@ git ls-files --cached --others --exclude-standard -z | xargs -0 cp --parents -t 
 python3 -m venv "$work/venv"
 cd "$work/source"
 "$work/venv/bin/pip" install --quiet "$(grep '^torch==' constraints.txt)"
-"$work/venv/bin/pip" install --quiet --constraint constraints.txt '.[web,serve,postgres,onnx]'
+"$work/venv/bin/pip" install --quiet --constraint constraints.txt '.[web,serve,onnx]'
 cd "$work/data"
 "$work/venv/bin/lipsep" demo --out "$work/demo" --device cpu
 "$work/venv/bin/lipsep" serve --data "$work/data" --host 127.0.0.1 --port 8765 &

@@ -79,7 +79,7 @@ def test_every_packaged_recipe_is_listed_and_loads(tmp_path, monkeypatch) -> Non
         load_recipe(Path("laptop/dolphin_lptop"))
 
 
-@pytest.mark.parametrize("extra", ["train", "eval", "web", "serve", "postgres", "ray", "onnx"])
+@pytest.mark.parametrize("extra", ["train", "eval", "web", "serve", "ray", "onnx"])
 def test_hints_name_packages_that_an_index_has(extra: str, monkeypatch) -> None:
     """lipsep itself is on no index yet, so `pip install 'lipsep[...]'` is no help."""
     declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

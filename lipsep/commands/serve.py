@@ -26,14 +26,6 @@ from lipsep.errors import needs_extra
 
 def serve(
     data: Annotated[Path, typer.Option(help="Folder of jobs and results; they outlive the server.")] = Path("jobs"),
-    database: Annotated[
-        str | None,
-        typer.Option(
-            envvar="LIPSEP_DATABASE",
-            help="postgresql://user:password@host/name for the list of jobs; default: an SQLite file in --data.",
-            show_default=False,
-        ),
-    ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     host_name: HostName = None,
@@ -61,5 +53,5 @@ def serve(
         )
         token = os.environ.get("LIPSEP_TOKEN")
         names = HostNames.of(host, host_name or ())
-        app = create_app(data, model, device, threads, jobs, token, limits, database, names)
+        app = create_app(data, model, device, threads, jobs, token, limits, names)
         listen(app, host, port, "listening at")

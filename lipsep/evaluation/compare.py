@@ -12,7 +12,7 @@ from scipy.stats import wilcoxon
 
 from lipsep.errors import MediaError
 from lipsep.evaluation.conditions import CLEAN
-from lipsep.evaluation.summary import RESAMPLES
+from lipsep.evaluation.summary import bootstrap_interval
 from lipsep.evaluation.tables import read_rows
 
 COMPARED = ("si_snri", "sdri", "pesq", "estoi")
@@ -103,9 +103,7 @@ def _difference(
         mixtures.setdefault(mixture, []).append(b - a)
     sums, counts = (np.array([fold(d) for d in mixtures.values()], float) for fold in (sum, len))
     per_mixture = sums / counts
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
-    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
+    low, high = bootstrap_interval(sums, counts)
     p = float(wilcoxon(per_mixture).pvalue) if np.any(per_mixture) else math.nan
     mean = float(np.mean([b for _, b in defined.values()]))
-    return Difference(mean, float(sums.sum() / counts.sum()), float(low), float(high), p, undefined)
+    return Difference(mean, float(sums.sum() / counts.sum()), low, high, p, undefined)

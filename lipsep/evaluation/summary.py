@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from lipsep.evaluation.conditions import CLEAN
 from lipsep.evaluation.metrics import METRICS
@@ -72,23 +73,31 @@ def _gain_order(name: str) -> int:
     return names.index(name) if name in names else len(names)
 
 
-def bootstrap_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """95 % interval of a mean over utterances, whole mixtures drawn again, so that voices of one stay together.
 
     Args:
         sums, counts: (n_mixtures,) per mixture, sum of the defined values and how many there are.
+
+    Returns:
+        Both ends; NaN where nothing is defined, the mean itself where one mixture alone has defined values.
     """
-    if not counts.any():
-        return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(RESAMPLES):
-        drawn = rng.integers(0, len(sums), len(sums))
-        n = counts[drawn].sum()
-        if n:
-            means.append(sums[drawn].sum() / n)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    defined = counts > 0
+    sums, counts = sums[defined], counts[defined]
+    if len(sums) < 2:  # of which nothing can be drawn again
+        mean = float(sums[0] / counts[0]) if len(sums) else math.nan
+        return mean, mean
+    found = bootstrap(
+        (sums, counts),
+        lambda s, n, axis=-1: s.sum(axis) / n.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=100,  # of the resamples that are in memory at a time
+        method="percentile",
+        random_state=0,
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _split(rows: Rows, key: Callable[[dict[str, Any]], Hashable]) -> dict[Any, Rows]:

@@ -4,9 +4,9 @@ They are an addition: each has a form in PyTorch beside it, which runs where the
 precisions, while a model is traced or exported, and while somebody watches PyTorch's operators (as programs that count
 them do). `LIPSEP_NATIVE=0` in the environment turns them off.
 
-The library is kept in the user's cache folder (`$XDG_CACHE_HOME/lipsep`, else `~/.cache/lipsep`), under a name that
-tells sources, compiler and processor, so that it is compiled once for each. It is code: a folder into which anybody
-else may write is not used.
+The library is kept in the user's cache folder (on Linux `$XDG_CACHE_HOME/lipsep`, else `~/.cache/lipsep`), under a
+name that tells sources, compiler and processor, so that it is compiled once for each. It is code: a folder into which
+anybody else may write is not used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from platformdirs import user_cache_path
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
@@ -140,10 +141,9 @@ def _cache_folder() -> Path:
     Raises:
         _Unavailable: there is none.
     """
-    wanted = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    base = wanted if wanted.is_absolute() else Path.home() / ".cache"  # a relative one means nothing, says its standard
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = base.resolve() / "lipsep"
+    folder = user_cache_path("lipsep", appauthor=False)
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = folder.parent.resolve() / folder.name
     folder.mkdir(exist_ok=True, mode=0o700)
     if not hasattr(os, "getuid"):  # Windows: the user's profile is the user's own
         return folder

@@ -85,7 +85,6 @@ def create_app(
     n_jobs: int = 1,
     token: str | None = None,
     limits: Limits = Limits(),
-    database: str | None = None,
     names: HostNames = LOCAL_NAMES,
 ) -> FastAPI:
     """The server as an application for uvicorn. One server at a time may use `data`.
@@ -94,14 +93,13 @@ def create_app(
         data: folder of jobs and files, which outlive the server.
         model, device, threads: see `lipsep.services.opening.open_separator`.
         n_jobs: separations at a time.
-        database: URL of a PostgreSQL database for the jobs; None: an SQLite file in `data`.
         names: under which the server is addressed.
         token: what "Authorization: Bearer TOKEN" must say for everything but /health; None: nothing is asked.
 
     Raises:
-        ModelError: the model cannot be loaded. OutputError: `data` or the database cannot be used.
+        ModelError: the model cannot be loaded. OutputError: `data` cannot be used.
     """
-    store, asked_options = JobStore(data, database), _options_form()
+    store, asked_options = JobStore(data), _options_form()
     memory = {"memory_bytes": memory_for_each(n_jobs), "grace_s": SHORT_GRACE_S}
     workers = [WorkerProcess(model, device, threads, **memory) for _ in range(n_jobs)]
     runner = Runner(store, workers, limits.duration_s, limits.time_limit_s, limits.keep_s)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lipsep.services.http.database import open_database
+from lipsep.services.http.database import Database
 from lipsep.system.outputs import writing_to
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -27,17 +27,16 @@ class JobStore:
 
     Args:
         folder: holds jobs.sqlite and a folder of files for each job; made if needed.
-        database: URL of a PostgreSQL database that takes the place of jobs.sqlite.
 
     Raises:
-        OutputError: the folder or the database cannot be used. ModelError: psycopg is not installed.
+        OutputError: the folder or the database cannot be used.
     """
 
-    def __init__(self, folder: Path, database: str | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._db = open_database(folder / "jobs.sqlite", database)
+        self._db = Database(folder / "jobs.sqlite")
         self._db.run(_TABLE)
         # what ran when the server ended is done again, in its old place of the queue
         self._db.run("UPDATE jobs SET status = ? WHERE status = ?", (WAITING, RUNNING))

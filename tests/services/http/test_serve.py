@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,48 +120,18 @@ def test_twenty_uploads_at_once_and_a_restart_in_the_middle(open_server, clip, t
     assert left == sorted(ids[:3])  # cancelled jobs leave nothing
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """URL of a PostgreSQL server of this test's own."""
-    pytest.importorskip("psycopg", reason="needs pip install 'lipsep[postgres]'")
-    found = [shutil.which("initdb"), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))]
-    if not any(found):
-        pytest.skip("no PostgreSQL server (initdb) is installed here")
-    programs = Path(next(filter(None, found[::-1]))).parent
-    folder = Path(tempfile.mkdtemp(prefix="lipsep-postgres-"))  # its path must be short, and PostgreSQL's own
-    user = {}
-    if os.getuid() == 0:  # which PostgreSQL refuses to run as
-        shutil.chown(folder, "postgres")
-        user = {"user": "postgres"}
-
-    def run(program: str, *arguments: str) -> None:
-        command = [str(programs / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd=folder, **user)
-
-    run("initdb", "-U", "lipsep", "-A", "trust", "--no-sync")
-    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -c listen_addresses='' -c fsync=off", "start")
-    yield f"postgresql://lipsep@/postgres?host={folder}"
-    run("pg_ctl", "-m", "immediate", "stop")
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(params=["SQLite", "PostgreSQL"])
-def database(request) -> str | None:
-    return request.getfixturevalue("postgres") if request.param == "PostgreSQL" else None
-
-
-def test_jobs_are_taken_in_order_and_survive(database, tmp_path):
-    store = JobStore(tmp_path, database)
+def test_jobs_are_taken_in_order_and_survive(tmp_path):
+    store = JobStore(tmp_path)
     for name in "abc":
         store.add(f"{name}.mp4", {"speakers": None}, name)
     assert store.n_ahead(store.get("c")) == 2
     assert store.take()["id"] == "a" and store.get("a")["status"] == RUNNING
     with pytest.raises(OutputError, match="another server"):
-        JobStore(tmp_path, database)
+        JobStore(tmp_path)
     store.end("a", DONE, {"files": ["x"]}, "")
     assert store.take()["id"] == "b"
     store.close()
-    again = JobStore(tmp_path, database)
+    again = JobStore(tmp_path)
     assert again.counts() == {WAITING: 2, RUNNING: 0, DONE: 1, "failed": 0}
     assert again.take()["id"] == "b" and again.get("a")["report"] == {"files": ["x"]}
     assert again.ended_before(time.time() + 1) == ["a"] and again.ended_before(time.time() - 60) == []
@@ -175,26 +140,10 @@ def test_jobs_are_taken_in_order_and_survive(database, tmp_path):
     again.close()
 
 
-def test_a_lost_connection_to_the_database_is_made_anew(postgres, tmp_path):
-    import psycopg
-
-    store = JobStore(tmp_path, postgres)
-    store.add("a.mp4", {}, "lost and found")
-    with psycopg.connect(postgres, autocommit=True) as other:
-        other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-    assert store.get("lost and found")["status"] == WAITING
-    store.close()
-
-
-def test_databases_that_cannot_be_used_are_told(tmp_path):
-    with pytest.raises(OutputError, match="must begin with postgresql://"):
-        JobStore(tmp_path, "mysql://localhost/x")
+def test_a_damaged_database_is_told(tmp_path):
     (tmp_path / "jobs.sqlite").write_bytes(b"damaged" * 1000)
     with pytest.raises(OutputError, match=r"jobs\.sqlite"):
         JobStore(tmp_path)
-    if importlib.util.find_spec("psycopg"):
-        with pytest.raises(OutputError, match=r"cannot use the PostgreSQL database .* check its URL"):
-            JobStore(tmp_path, f"postgresql://nobody@/nothing?host={tmp_path}")
 
 
 def test_too_many_waiting_jobs_are_turned_away(open_server, tmp_path):

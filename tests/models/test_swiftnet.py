@@ -12,6 +12,7 @@ from test_separator import clip, done, known  # noqa: F401  (fixtures)
 
 from lipsep.errors import ModelError
 from lipsep.layers.memory import Memory
+from lipsep.media.reading import load_audio
 from lipsep.models import create_model
 from lipsep.models.released import released_model
 from lipsep.models.swiftnet import SwiftNet
@@ -164,5 +165,7 @@ def test_streaming_through_the_main_path_gives_what_the_whole_recording_gives(cl
     everyone, quiet = np.abs(whole.voices).max(), np.abs(whole.voices[1, :16_000])
     np.testing.assert_allclose(streamed.voices, whole.voices, atol=1e-3 * everyone)
     assert not quiet.any() and everyone > 0  # the second person comes in at 1.6 s
+    mixture = load_audio(clip.path)
+    np.testing.assert_allclose(streamed.voices.sum(0) + streamed.residual, mixture, atol=1e-6 * everyone + 1e-6)
     with pytest.raises(ModelError, match="swiftnet_6"):
         Separator(create_model("dolphin_test"), "cpu")(clip.path, streaming=True)

@@ -3,22 +3,27 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TESTED := train,eval,web,serve,onnx,dev
+# a worker takes whole files; those with slow tests first (tests/conftest.py), or one worker ends alone with them
+SIDE_BY_SIDE := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-portable test-lowest test-newest test-ray train-toy lint style types bench docs results clean
+.PHONY: demo test test-all test-fast test-portable test-lowest test-newest test-ray train-toy lint style types bench docs results clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lipsep demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not exhaustive"
+
+test-all: $(VENV)/.installed
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 # as on a processor without AVX-512, and without compiled kernels: no outcome may turn on rounding
 test-portable: $(VENV)/.installed
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
-	LIPSEP_NATIVE=0 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	LIPSEP_NATIVE=0 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # the fast tests with the lowest versions that pyproject.toml declares, and with the newest that there are; torch stays as pinned
 test-lowest: RESOLUTION := lowest-direct

@@ -15,6 +15,14 @@ from lipsep.models import create_model
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
+@pytest.hookimpl(trylast=True)  # of the tests that are left to run
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, files with slow tests come first: a worker takes whole files, and the last ones should be short."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        long = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference tensors, clips and corpora: $LIPSEP_SHARED, or `shared/` beside the checkout."""

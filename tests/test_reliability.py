@@ -36,6 +36,7 @@ def talking(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 def test_no_input_crashes_hangs_or_confuses(model_folder, talking, tmp_path):
     """The full corpus through a process of its own, as `lipsep separate FOLDER` does it."""
@@ -204,11 +205,11 @@ class Share(SeparationModel):
 
 
 def test_a_part_of_the_corpus_is_separated_or_refused_in_one_line(talking, tmp_path):
-    """A quick look in this process; the whole corpus is in the slow test below."""
+    """A quick look in this process; the whole corpus is in the exhaustive test above."""
     (tmp_path / "corpus").mkdir()
     separator, became = Separator(Share(), "cpu"), Counter()
-    for number, source in enumerate(corpus(tmp_path / "corpus", talking, n_random=16)):
-        if number % 6:
+    for number, source in enumerate(corpus(tmp_path / "corpus", talking, n_random=48)):
+        if number % 4:
             continue
         start_s = time.process_time()
         with warnings.catch_warnings():

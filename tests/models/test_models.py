@@ -10,6 +10,7 @@ import torch
 from lipsep.checkpoints.folder import load_model, save_model
 from lipsep.errors import ModelError
 from lipsep.models import SeparationModel, create_model, list_models, model_config
+from lipsep.models.registry import _MODELS
 
 MODELS = list_models()
 SMALLER = {
@@ -33,6 +34,9 @@ SMALLER = {
     "voices_first": {"channels": 16, "n_blocks": 1, "follower": "dolphin_laptop_together_test"},
 }
 """Pattern of names -> settings under which large models are tested here, so that the tests stay quick."""
+
+ONE_EACH = {_MODELS[name][0]: name for name in MODELS}.values()
+"""A model of each architecture: for what takes long."""
 
 
 def make(name: str) -> SeparationModel:
@@ -139,8 +143,11 @@ def test_preparing_for_inference_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name in ONE_EACH else pytest.param(name, marks=pytest.mark.exhaustive) for name in MODELS]
+)
 def test_ten_seconds_work(name: str) -> None:
+    """One model of each architecture; all models in `make test-all`."""
     model = make(name).eval()
     with torch.inference_mode():
         assert torch.isfinite(model(*inputs(model, 1, 160_000))).all()

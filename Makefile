@@ -6,7 +6,7 @@ TESTED := train,eval,web,serve,onnx,dev
 # a worker takes whole files; those with slow tests first (tests/conftest.py), or one worker ends alone with them
 SIDE_BY_SIDE := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-fast test-portable test-lowest test-newest test-ray train-toy lint style types bench docs results clean
+.PHONY: demo test test-all test-fast test-portable test-lowest test-newest test-ray train-toy lint style types bench docs results cost clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lipsep demo
@@ -61,6 +61,14 @@ docs: $(VENV)/.installed
 	$(BIN)/mkdocs build --strict
 
 results: $(VENV)/.installed
+	$(BIN)/python scripts/make_results.py docs/results
+
+# what docs/results/cost.md says of every model, measured anew on a machine that does nothing else, then its pages
+cost: $(VENV)/.installed
+	$(BIN)/lipsep profile --all --runs 3 -o docs/results/data
+	$(BIN)/lipsep profile bin_8 bin_12 bin_16 --seconds 2 --runs 3 -o $(VENV)/profile_2s
+	cp $(VENV)/profile_2s/profile.csv docs/results/data/profile_2s.csv
+	$(BIN)/python scripts/count_recipes.py
 	$(BIN)/python scripts/make_results.py docs/results
 
 # what separating needs: wheels only, no compiler

@@ -3,8 +3,9 @@
     python scripts/make_results.py docs/results        # or: make results
 
 ``docs/results/data/<set>/<system>/`` holds what ``lipsep evaluate ... -o`` wrote; ``profile.csv`` and
-``profile_2s.csv`` there are the tables of ``lipsep profile --all -o`` for 1 s and 2 s, ``recipes.csv`` counts networks
-that only a recipe names (``scripts/count_recipes.py``). A figure that has no stored file is marked as not run, and why.
+``profile_2s.csv`` there are the tables of ``lipsep profile -o`` for 1 s and 2 s, ``recipes.csv`` counts networks that
+only a recipe names (``scripts/count_recipes.py``); ``make cost`` makes all three anew. A figure that has no stored file
+is marked as not run, and why.
 """
 
 from __future__ import annotations
@@ -288,6 +289,7 @@ def _cost(stored: Stored) -> str:
         ]
         for row in stored.profiles.values()
     ]
+    days = sorted({row["measured_on"] for row in stored.profiles.values() if row["measured_on"]})
     heads = ["model", "faces per pass", "params M", "MACs G/s executed", "MACs G/s as counted", "CPU time ms", "GPU ms"]
     return _page(
         "Parameters, multiply-accumulates, latency, memory",
@@ -295,7 +297,8 @@ def _cost(stored: Stored) -> str:
         "## Table 4 of Dolphin: 1 s of audio",
         "Published latencies are those of the authors' machines, ours of the one that wrote `data/profile.csv`, one "
         "thread. The published RAM equals the parameters' bytes; ours is the growth of the resident peak. Times and "
-        "memory are of before the compiled kernels: README.md and docs/performance.md have later ones of Dolphin.",
+        f"memory were measured on {' and '.join(days) or NOT_RUN}; README.md and docs/performance.md say what became "
+        "faster since. `make cost` measures everything on this page again.",
         _plain(stored, tables["dolphin"]["table4_efficiency_1s"], None),
         "## Table 2 of BIN: 2 s of audio, without the video encoder",
         "Its IIANet, AVLIT and RTFS-Net have other sizes than those registered here.",

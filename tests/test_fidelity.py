@@ -32,6 +32,21 @@ def test_what_is_linked_exists(link):
     assert (ROOT / "docs" / link).exists()
 
 
+BROKEN = re.findall(
+    r"^\| (\S+) \| `(.+)` \| `.+` \| `.+` \|$", PAGE.split("# Lines broken on purpose\n", 1)[1], re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("file", "line"), BROKEN)
+def test_a_line_that_is_broken_on_purpose_is_there_once(file, line):
+    """So that scripts/break_lines.py can break it."""
+    assert (ROOT / file).read_text(encoding="utf-8").count(line) == 1
+
+
+def test_at_least_twenty_lines_are_broken():
+    assert len(BROKEN) >= 20
+
+
 def numbers(heading: str, text: str) -> set[int]:
     """Of the first column of the table under a heading, with what lies between."""
     part = re.split(r"^#+ ", text.split(heading, 1)[1], flags=re.MULTILINE)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from datetime import date
 
 from lipsep.checkpoints.folder import load_model
 from lipsep.constants import SAMPLE_RATE
@@ -144,6 +145,7 @@ def _numbers(row: Profile) -> dict[str, object]:
         **{f"gpu_ms_{k}": v for k, v in zip(("median", "least", "most"), gpu_ms, strict=True)},
         "gpu_mb": measured.gpu_mb if measured else None,
         "gpu": measured.gpu if measured else None,
+        "measured_on": date.today().isoformat() if measured else None,
     }
 
 

@@ -25,6 +25,13 @@ def test_a_better_estimate_scores_better_on_every_metric():
     assert better["sdri"] > worse["sdri"] + 15 and better["estoi"] > worse["estoi"] + 0.05
 
 
+def test_the_mixture_itself_is_no_improvement():
+    voice, other = np.random.default_rng(0).normal(0, [[0.1], [0.03]], (2, 16_000))
+    scores = score(voice + other, voice, voice + other)
+    assert scores["si_snri"] == scores["sdri"] == 0.0
+    assert scores["si_snr"] == pytest.approx(20 * math.log10(0.1 / 0.03), abs=0.2)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_agrees_with_the_reference_figures(shared, system):
     """Six public VoxCeleb2 examples: means over the clips as published beside them."""

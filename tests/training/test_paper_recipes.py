@@ -69,6 +69,22 @@ def test_what_is_taught_first_is_what_the_separator_begins_with():
         assert taught.output != learning.output
 
 
+@pytest.mark.parametrize(
+    ("name", "mixtures", "seconds", "snr_db"),
+    [("lrs3_wham", 50_000, 2.0, (-3, 6)), ("ntcd_timit", 3_840, 4.0, (-5, 20))],
+)
+def test_bin_is_trained_as_its_authors_code_says(name, mixtures, seconds, snr_db):
+    """Optimiser and schedule are in the code alone; length and noise in section 3.1."""
+    recipe = load_recipe(RECIPES / "bin" / f"{name}.yaml")
+    part = recipe.training
+    assert (part.loss, part.optimiser, part.learning_rate, part.weight_decay) == ("si_snr", "adamw", 1e-3, 0.1)
+    assert part.betas == (0.9, 0.98) and part.clip_norm == float("inf")
+    assert (part.schedule, part.halve_after_epochs, part.frozen_video) == ("plateau", 6, True)
+    assert mixtures_per_epoch(recipe) == pytest.approx(mixtures, rel=0.002)
+    assert recipe.data.mixing["segment_s"] == seconds
+    assert recipe.data.mixing["noise"] == 1.0 and tuple(recipe.data.mixing["noise_snr_db"]) == snr_db
+
+
 DRAWN = [
     *(f"dolphin/{name}" for name in DOLPHIN if "2mix" not in name and "3mix" not in name and "4mix" not in name),
     *(f"baselines/{name}" for name in BASELINES),

@@ -151,8 +151,7 @@ class Mixtures(Dataset):
         if self.config.bin_pipeline:
             noise = self._noise(voices[0], rng)
             return bin_mixture(tuple(voices), noise, self.config.bin_pipeline, self.config.gain_db, rng)
-        gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
-        sources = np.stack([voices[0] * gain, voices[1]])  # (2, T)
+        sources = np.stack([voices[0] * self._gain(rng), voices[1]])  # (2, T)
         mixture = sources.sum(0)
         for _ in range(self.config.speakers - 2):
             spoken = (*spoken, self._other(spoken, rng))
@@ -172,8 +171,11 @@ class Mixtures(Dataset):
     def _bystander(self, clip: TalkingClip, rng: np.random.Generator) -> np.ndarray:
         """A voice (T,) that nobody asks for."""
         voice, _ = draw_stretch(clip, 1.0, self.n_frames, rng)
-        gain = 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
-        return gain * voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4)
+        return self._gain(rng) * voice / (np.sqrt(np.mean(np.square(voice))) + 1e-4)
+
+    def _gain(self, rng: np.random.Generator) -> float:
+        """Of a voice against the second one, as a factor."""
+        return 10 ** (rng.uniform(-self.config.gain_db, self.config.gain_db) / 20)
 
     def _other(self, spoken: tuple[TalkingClip, ...], rng: np.random.Generator) -> TalkingClip:
         """One that says something else than any of the clips; of another talker where they are to be distinct."""

@@ -54,9 +54,15 @@ def column(folder: Path, name: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_it_learns_to_give_pictures_back_and_uses_its_codes(tmp_path):
-    """In so few steps codes that nobody chose must begin anew, or two or three are left."""
-    settings = {"batch": 2, "steps_per_epoch": 16, "restart_below": 0.2}
+@pytest.mark.parametrize(
+    "form",
+    [{}, pytest.param({"reduction": "sum_per_frame", "codebook": "gradient"}, marks=pytest.mark.exhaustive)],
+    ids=["default", "paper"],
+)
+def test_it_learns_to_give_pictures_back_and_uses_its_codes(tmp_path, form):
+    """As means and by moving averages, and by Eq. 15-17 as written. In so few steps codes that nobody chose must begin
+    anew, or two or three are left."""
+    settings = {"batch": 2, "steps_per_epoch": 16, "restart_below": 0.2, **form}
     folder = pretrain(write(tmp_path, teacher={"targets": "targets"}, **settings))
     errors = column(tmp_path / "coder", "val_reconstruction")
     assert errors[-1] < 0.5 * errors[0]

@@ -37,7 +37,7 @@ def asked(monkeypatch) -> list[Options]:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_option_is_a_flag_and_an_environment_variable(name: str, asked, tmp_path: Path) -> None:
     clip = tmp_path / "a.mp4"
-    clip.write_bytes(b"")
+    clip.write_bytes(b"no film")
     expected = Options.of(**{name: SAMPLES[name]})
     assert expected != Options()
     flag = f"--{name.replace('_', '-')}"
@@ -50,7 +50,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(name: str, asked, tm
 
 
 def test_a_flag_beats_the_environment(asked, tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "a.mp4").write_bytes(b"no film")
     arguments = ["separate", str(tmp_path / "a.mp4"), "--face-scale", "3"]
     assert CliRunner().invoke(app, arguments, env={"LIPSEP_FACE_SCALE": "2"}).exit_code == 0
     assert asked[0].face_scale == 3

@@ -63,7 +63,7 @@ class Uploads:
                 if file.size > self._max_bytes:
                     raise HTTPException(413, f"at most {self._max_bytes / 2**20:g} MB are taken here")
                 return await asyncio.to_thread(self._store, visitor, safe_name(file.filename or ""), file)
-        except OutputError as error:
+        except (OutputError, OSError) as error:  # OSError: the form itself goes to the temporary folder first
             raise HTTPException(507, "the server cannot store files at present: come back later") from error
         finally:
             self._arrived.pop(key, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import HTTPException, Request
 from scenes import build_clip, demo_people
 from visiting import Visitor, running_page
 
@@ -215,6 +218,20 @@ def test_limits_count_by_request_by_visitor_and_in_all(address, attacker):
         if folder.is_dir():
             shutil.rmtree(folder)
     assert Visitor(address).upload("film.mp4", bytes(mb)).status_code == 200
+
+
+def test_a_full_disk_is_told_and_no_fault_of_the_server(tmp_path: Path) -> None:
+    """Forms go to the temporary folder first, before anything of ours could fail."""
+
+    async def receive() -> dict:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    form = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": form}, receive)
+    with pytest.raises(HTTPException) as told:
+        asyncio.run(Uploads(tmp_path, 1000).take(request, "visitor", "upload"))
+    assert told.value.status_code == 507 and "come back later" in told.value.detail
+    assert not list(tmp_path.iterdir())
 
 
 def test_many_uploads_at_once_are_counted_while_they_come(attacker):
